@@ -1,0 +1,3 @@
+//! The `lidit` command line: parses and dispatches.
+mod outcome;
+fn main() {}
