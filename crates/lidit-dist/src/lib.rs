@@ -1,1 +1,13 @@
-//! lidit-dist
+//! Ranks, rendezvous and collectives on flat host buffers.
+//!
+//! [`World`] is what the rest of the project sees: a rank, a size, and sums over ranks. It is alone (no engine, no
+//! socket), or it speaks Gloo between CPU processes (feature `gloo`) or NCCL between GPU processes (feature `nccl`).
+//! Every wait has a deadline, and a rank that is lost makes every other rank fail with a message that names it.
+
+mod error;
+mod place;
+mod world;
+
+pub use error::DistError;
+pub use place::{Meeting, Place};
+pub use world::{Transport, World};

@@ -1,0 +1,433 @@
+//! Where this process stands in its run, read from what launchers leave in the environment.
+
+use crate::DistError;
+
+/// Looks one environment variable up.
+type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Where one process stands in its run, and where its ranks meet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// This process, `0..size`.
+    pub rank: usize,
+    /// How many processes share the run.
+    pub size: usize,
+    /// This process among those of its host.
+    pub local_rank: usize,
+    /// Where the ranks meet; `None` for a single process.
+    pub meeting: Option<Meeting>,
+}
+
+/// Where the ranks of one run meet, and what they must know to be let in.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Meeting {
+    /// Host name or address of rank 0.
+    pub host: String,
+    /// Port on which rank 0 listens.
+    pub port: u16,
+    /// Name of this attempt of the run: a rank left over from an earlier attempt is refused.
+    pub run: String,
+    /// Shared by the ranks of the run and nobody else; never sent.
+    pub secret: String,
+}
+
+/// The secret stays out of logs.
+impl std::fmt::Debug for Meeting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{} run {:?}", self.host, self.port, self.run)
+    }
+}
+
+/// The variables in which one kind of launcher says rank, size and local rank.
+struct Launcher {
+    rank: &'static str,
+    size: &'static str,
+    local_rank: Option<&'static str>,
+}
+
+/// In order of precedence: the innermost launcher knows best.
+const LAUNCHERS: [Launcher; 5] = [
+    // torchrun, Kubeflow, `lidit launch`
+    Launcher {
+        rank: "RANK",
+        size: "WORLD_SIZE",
+        local_rank: Some("LOCAL_RANK"),
+    },
+    // Open MPI
+    Launcher {
+        rank: "OMPI_COMM_WORLD_RANK",
+        size: "OMPI_COMM_WORLD_SIZE",
+        local_rank: Some("OMPI_COMM_WORLD_LOCAL_RANK"),
+    },
+    // MPICH, Intel MPI
+    Launcher {
+        rank: "PMI_RANK",
+        size: "PMI_SIZE",
+        local_rank: Some("MPI_LOCALRANKID"),
+    },
+    // Slurm
+    Launcher {
+        rank: "SLURM_PROCID",
+        size: "SLURM_NTASKS",
+        local_rank: Some("SLURM_LOCALID"),
+    },
+    // Kubernetes Indexed Job, JobSet: one process a pod; the manifest says how many
+    Launcher {
+        rank: "JOB_COMPLETION_INDEX",
+        size: "WORLD_SIZE",
+        local_rank: None,
+    },
+];
+
+/// Set by launchers that start ranks of their own inside another launcher's task: outer ranks then mean nothing.
+const NESTING: [&str; 2] = ["TORCHELASTIC_RUN_ID", "LIDIT_LAUNCH_ATTEMPT"];
+
+impl Place {
+    /// Reads the environment of this process.
+    ///
+    /// In this order: `RANK`/`WORLD_SIZE`/`LOCAL_RANK`, Open MPI, PMI, Slurm, `JOB_COMPLETION_INDEX`, else a single process.
+    /// Incomplete or contradictory variables are refused by name.
+    pub fn from_env() -> Result<Self, DistError> {
+        Self::read(&|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
+    fn read(get: Lookup) -> Result<Self, DistError> {
+        let Some(launcher) = LAUNCHERS
+            .iter()
+            .find(|launcher| get(launcher.rank).is_some())
+        else {
+            if let Some(size) = get("WORLD_SIZE") {
+                return Err(refuse(
+                    &[("WORLD_SIZE", &size)],
+                    "set without RANK: set both, or neither for a single process",
+                ));
+            }
+            return Ok(Self {
+                rank: 0,
+                size: 1,
+                local_rank: 0,
+                meeting: None,
+            });
+        };
+        let (rank, size) = rank_and_size(launcher, get)?;
+        if launcher.rank == "RANK" {
+            refuse_contradictions((rank, size), get)?;
+        }
+        let local_rank = match launcher.local_rank {
+            Some(name) => number(name, get)?.unwrap_or(0),
+            None => 0,
+        };
+        if local_rank > rank {
+            let name = launcher.local_rank.unwrap_or_default();
+            return Err(refuse(
+                &[
+                    (launcher.rank, &rank.to_string()),
+                    (name, &local_rank.to_string()),
+                ],
+                "a rank on its host can't exceed the rank in the world",
+            ));
+        }
+        let meeting = if size == 1 {
+            None
+        } else {
+            Some(Meeting::read(get)?)
+        };
+        Ok(Self {
+            rank,
+            size,
+            local_rank,
+            meeting,
+        })
+    }
+}
+
+impl Meeting {
+    fn read(get: Lookup) -> Result<Self, DistError> {
+        let host = match get("MASTER_ADDR") {
+            Some(host) => host,
+            None => get("SLURM_STEP_NODELIST")
+                .map(|nodes| first_host(&nodes))
+                .ok_or_else(|| {
+                    refuse(
+                        &[("MASTER_ADDR", "unset")],
+                        "set it to the host of rank 0, the same on every rank",
+                    )
+                })?,
+        };
+        let port = match (number("MASTER_PORT", get)?, number("SLURM_JOB_ID", get)?) {
+            (Some(port), _) => u16::try_from(port)
+                .ok()
+                .filter(|port| *port != 0)
+                .ok_or_else(|| {
+                    refuse(
+                        &[("MASTER_PORT", &port.to_string())],
+                        "not a port: choose 1 to 65535",
+                    )
+                })?,
+            // Any port will do when every rank can derive the same one; jobs that share a node should not collide.
+            (None, Some(job)) => 20_000 + (job % 20_000) as u16,
+            (None, None) => {
+                return Err(refuse(
+                    &[("MASTER_PORT", "unset")],
+                    "set it to a free port on the host of rank 0, the same on every rank",
+                ));
+            }
+        };
+        let secret = get("LIDIT_RENDEZVOUS_SECRET").ok_or_else(|| {
+            refuse(
+                &[("LIDIT_RENDEZVOUS_SECRET", "unset")],
+                "set it to one random text on every rank (for example from `openssl rand -hex 32`), so that nobody else can join the run",
+            )
+        })?;
+        Ok(Self {
+            host,
+            port,
+            run: run_name(get),
+            secret,
+        })
+    }
+}
+
+/// The attempt's name, the same on all ranks of one attempt and different in the next one.
+fn run_name(get: Lookup) -> String {
+    let parts = [
+        "LIDIT_LAUNCH_ATTEMPT",
+        "TORCHELASTIC_RUN_ID",
+        "TORCHELASTIC_RESTART_COUNT",
+        "SLURM_JOB_ID",
+        "SLURM_STEP_ID",
+        "SLURM_RESTART_COUNT",
+    ];
+    let known: Vec<String> = parts.iter().filter_map(|name| get(name)).collect();
+    format!("lidit-{}", known.join("-"))
+}
+
+fn rank_and_size(launcher: &Launcher, get: Lookup) -> Result<(usize, usize), DistError> {
+    let rank = number(launcher.rank, get)?.unwrap_or(0);
+    let Some(size) = number(launcher.size, get)? else {
+        return Err(refuse(
+            &[(launcher.rank, &rank.to_string()), (launcher.size, "unset")],
+            &format!("set {} to the number of processes", launcher.size),
+        ));
+    };
+    if rank >= size {
+        return Err(refuse(
+            &[
+                (launcher.rank, &rank.to_string()),
+                (launcher.size, &size.to_string()),
+            ],
+            "ranks count from 0 to the world size less 1",
+        ));
+    }
+    Ok((rank, size))
+}
+
+/// `RANK` exported by hand over a launcher that numbers its processes itself would start N runs that all believe to be
+/// the same rank. Kubernetes is not compared: its index counts pods, which may hold several ranks each.
+fn refuse_contradictions(own: (usize, usize), get: Lookup) -> Result<(), DistError> {
+    if NESTING.iter().any(|name| get(name).is_some()) {
+        return Ok(());
+    }
+    for other in &LAUNCHERS[1..4] {
+        if get(other.rank).is_none() || get(other.size).is_none() {
+            continue;
+        }
+        let (rank, size) = rank_and_size(other, get)?;
+        if (rank, size) != own {
+            return Err(refuse(
+                &[
+                    ("RANK", &own.0.to_string()),
+                    ("WORLD_SIZE", &own.1.to_string()),
+                    (other.rank, &rank.to_string()),
+                    (other.size, &size.to_string()),
+                ],
+                "two launchers contradict each other: unset one pair",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn number(name: &str, get: Lookup) -> Result<Option<usize>, DistError> {
+    get(name)
+        .map(|text| {
+            text.trim()
+                .parse()
+                .map_err(|_| refuse(&[(name, &text)], "not a whole number"))
+        })
+        .transpose()
+}
+
+fn refuse(variables: &[(&str, &str)], problem: &str) -> DistError {
+    let variables: Vec<String> = variables
+        .iter()
+        .map(|(name, value)| format!("{name}={value}").replace("=unset", " (unset)"))
+        .collect();
+    DistError::Environment {
+        variables: variables.join(", "),
+        problem: problem.into(),
+    }
+}
+
+/// The first host of a Slurm node list: `gpu[003-005,9],login` is `gpu003`.
+fn first_host(nodes: &str) -> String {
+    let mut host = String::new();
+    let mut inside = false;
+    let mut skipping = false;
+    for letter in nodes.chars() {
+        match letter {
+            '[' => inside = true,
+            ']' => (inside, skipping) = (false, false),
+            ',' | '-' if inside => skipping = true,
+            ',' => break,
+            letter if !skipping => host.push(letter),
+            _ => {}
+        }
+    }
+    host
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    /// Reads `A=1 B=2` as an environment.
+    fn read(variables: &str) -> Result<Place, DistError> {
+        let pairs: Vec<(&str, &str)> = variables
+            .split_whitespace()
+            .map(|pair| pair.split_once('=').unwrap())
+            .collect();
+        Place::read(&|name| {
+            pairs
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_string())
+        })
+    }
+
+    const MEETING: &str = "MASTER_ADDR=10.0.0.1 MASTER_PORT=29500 LIDIT_RENDEZVOUS_SECRET=s";
+
+    #[test]
+    fn launchers_are_read_in_their_order() {
+        // (variables, rank, size, local rank)
+        let table = [
+            ("", 0, 1, 0),
+            ("LOCAL_RANK=3", 0, 1, 0),
+            ("RANK=0 WORLD_SIZE=1", 0, 1, 0),
+            ("RANK=5 WORLD_SIZE=8 LOCAL_RANK=1", 5, 8, 1),
+            ("RANK=5 WORLD_SIZE=8", 5, 8, 0),
+            (
+                "OMPI_COMM_WORLD_RANK=2 OMPI_COMM_WORLD_SIZE=4 OMPI_COMM_WORLD_LOCAL_RANK=2",
+                2,
+                4,
+                2,
+            ),
+            ("PMI_RANK=1 PMI_SIZE=2 MPI_LOCALRANKID=1", 1, 2, 1),
+            ("SLURM_PROCID=3 SLURM_NTASKS=4 SLURM_LOCALID=1", 3, 4, 1),
+            ("JOB_COMPLETION_INDEX=1 WORLD_SIZE=2", 1, 2, 0),
+            // an inner launcher wins over an outer one
+            (
+                "OMPI_COMM_WORLD_RANK=2 OMPI_COMM_WORLD_SIZE=4 SLURM_PROCID=0 SLURM_NTASKS=4",
+                2,
+                4,
+                0,
+            ),
+            (
+                "RANK=3 WORLD_SIZE=4 LOCAL_RANK=1 TORCHELASTIC_RUN_ID=x SLURM_PROCID=1 SLURM_NTASKS=2",
+                3,
+                4,
+                1,
+            ),
+            (
+                "RANK=1 WORLD_SIZE=2 LIDIT_LAUNCH_ATTEMPT=0 SLURM_PROCID=0 SLURM_NTASKS=1",
+                1,
+                2,
+                0,
+            ),
+            ("RANK=3 WORLD_SIZE=4 JOB_COMPLETION_INDEX=1", 3, 4, 0),
+            // agreement is no contradiction; Slurm's task count without a task number is an allocation, not a rank
+            ("RANK=1 WORLD_SIZE=2 SLURM_PROCID=1 SLURM_NTASKS=2", 1, 2, 0),
+            ("SLURM_NTASKS=4", 0, 1, 0),
+        ];
+        for (variables, rank, size, local_rank) in table {
+            let place = read(&format!("{variables} {MEETING}")).unwrap();
+            assert_eq!(
+                (place.rank, place.size, place.local_rank),
+                (rank, size, local_rank),
+                "{variables}"
+            );
+            assert_eq!(place.meeting.is_some(), size > 1, "{variables}");
+        }
+    }
+
+    #[test]
+    fn incomplete_and_contradictory_variables_are_named() {
+        // (variables, words of the message)
+        let table = [
+            ("RANK=1", "RANK=1, WORLD_SIZE (unset)"),
+            ("WORLD_SIZE=2", "WORLD_SIZE=2: set without RANK"),
+            ("RANK=2 WORLD_SIZE=2", "RANK=2, WORLD_SIZE=2"),
+            ("RANK=one WORLD_SIZE=2", "RANK=one: not a whole number"),
+            ("RANK=0 WORLD_SIZE=2 LOCAL_RANK=1", "RANK=0, LOCAL_RANK=1"),
+            ("RANK=0 WORLD_SIZE=0", "RANK=0, WORLD_SIZE=0"),
+            (
+                "RANK=0 WORLD_SIZE=1 SLURM_PROCID=3 SLURM_NTASKS=4",
+                "RANK=0, WORLD_SIZE=1, SLURM_PROCID=3, SLURM_NTASKS=4: two launchers contradict",
+            ),
+            (
+                "RANK=0 WORLD_SIZE=4 OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_SIZE=4",
+                "OMPI_COMM_WORLD_RANK=1",
+            ),
+            (
+                "JOB_COMPLETION_INDEX=1",
+                "JOB_COMPLETION_INDEX=1, WORLD_SIZE (unset)",
+            ),
+            ("RANK=0 WORLD_SIZE=2", "MASTER_ADDR (unset)"),
+            ("RANK=0 WORLD_SIZE=2 MASTER_ADDR=a", "MASTER_PORT (unset)"),
+            (
+                "RANK=0 WORLD_SIZE=2 MASTER_ADDR=a MASTER_PORT=70000",
+                "MASTER_PORT=70000: not a port",
+            ),
+            (
+                "RANK=0 WORLD_SIZE=2 MASTER_ADDR=a MASTER_PORT=1",
+                "LIDIT_RENDEZVOUS_SECRET (unset)",
+            ),
+        ];
+        for (variables, words) in table {
+            let message = read(variables).expect_err(variables).to_string();
+            assert!(message.contains(words), "{variables}: {message}");
+        }
+    }
+
+    #[test]
+    fn slurm_ranks_meet_on_their_first_host() {
+        let step = "SLURM_PROCID=1 SLURM_NTASKS=2 SLURM_STEP_NODELIST=gpu[003-005,9],login SLURM_JOB_ID=41234 LIDIT_RENDEZVOUS_SECRET=s";
+        let meeting = read(step).unwrap().meeting.unwrap();
+        assert_eq!((meeting.host.as_str(), meeting.port), ("gpu003", 21_234));
+        let requeued = read(&format!("{step} SLURM_RESTART_COUNT=1"))
+            .unwrap()
+            .meeting
+            .unwrap();
+        assert_ne!(
+            requeued.run, meeting.run,
+            "a requeued job is another attempt"
+        );
+        for (nodes, first) in [
+            ("a", "a"),
+            ("a,b", "a"),
+            ("n[7]", "n7"),
+            ("r[1-2]n[05-09]x,z", "r1n05x"),
+            ("n1-a,n2", "n1-a"),
+        ] {
+            assert_eq!(first_host(nodes), first, "{nodes}");
+        }
+    }
+
+    #[test]
+    fn the_secret_is_never_printed() {
+        let place =
+            read(&format!("RANK=0 WORLD_SIZE=2 {MEETING}").replace("=s", "=hunter2")).unwrap();
+        assert!(!format!("{place:?}").contains("hunter2"));
+    }
+}
