@@ -1,1 +1,53 @@
-//! lidit-model
+//! The trainable network of LI-DiT and its maths: refiners, backbone, objectives, samplers, prices. No I/O.
+//!
+//! Section numbers in the documentation refer to Ma et al., "Exploring the Role of Large Language Models in Prompt
+//! Encoding for Diffusion Models", arXiv 2406.11831 v3; "open" marks what that paper does not say and we had to choose.
+//!
+//! # Precision
+//! The network computes in the types of its weights. [`Linear`] and the convolutions cast their input to the type of
+//! their weight; norms, softmax, modulation, the residual stream and the loss are f32 whatever the weights are.
+//! Whoever loads bf16 weights gets mixed precision; parameters for which [`is_norm_parameter`] holds must stay f32.
+
+mod attention;
+mod block;
+mod collaborative;
+mod config;
+mod cost;
+mod final_layer;
+#[cfg(test)]
+mod golden;
+mod initialize;
+mod lidit;
+mod linear;
+mod mlp;
+mod modulation;
+mod norm;
+mod objective;
+mod patchify;
+mod prompts;
+mod refiner;
+mod res_block;
+mod sampler;
+mod timestep;
+
+pub use attention::{AttentionMask, CrossAttention, QkNorm, SelfAttention, attention};
+pub use block::LiDitBlock;
+pub use collaborative::{CollaborativeBranch, CollaborativeRefiner};
+pub use config::{
+    Conditioning, Fusion, InputNorm, InvalidConfig, ModelConfig, Pooling, RefinerAttention, RefinerConfig, RefinerGate,
+};
+pub use cost::{ImageTokens, ParameterCounts, TextTokens, forward_flops, parameter_counts};
+pub use final_layer::FinalLayer;
+pub use initialize::initialize;
+pub use lidit::{Encoded, LiDit, PromptBranch};
+pub use linear::Linear;
+pub use mlp::{Mlp, gelu, silu};
+pub use modulation::{Gate, Modulated, Modulation};
+pub use norm::{RmsNorm, is_norm_parameter, layer_norm, rms_norm};
+pub use objective::{Epsilon, LossBatch, Objective, RectifiedFlow, TimestepDensity};
+pub use patchify::{Patchify, unpatchify};
+pub use prompts::{PromptBatch, PromptRow};
+pub use refiner::{RefinerBlock, TokenRefiner};
+pub use res_block::{Conv3x3, ResBlock};
+pub use sampler::{Sampler, SamplerKind};
+pub use timestep::{PooledEmbedder, TimestepEmbedder, timestep_embedding};

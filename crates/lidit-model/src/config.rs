@@ -1,0 +1,175 @@
+//! `ModelConfig`: the table `[model]` of a run, and what the encoders hand to the network.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Shape of the network and the paper's switches. Every key must be given; there are no defaults.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Width of tokens, refiners and backbone.
+    pub hidden_size: usize,
+    /// Number of backbone blocks.
+    pub depth: usize,
+    /// Heads of every attention; divides `hidden_size`.
+    pub num_heads: usize,
+    /// The feed-forward sublayers are this many times wider inside.
+    pub mlp_ratio: usize,
+    /// Side of an image token in pixels (or latents).
+    pub patch_size: usize,
+    /// Channels of the image: 3 for pixels, 16 for the paper's latents.
+    pub in_channels: usize,
+    /// How several LLMs are joined.
+    pub fusion: Fusion,
+    /// The refiner of each LLM.
+    pub refiner: RefinerConfig,
+}
+
+/// The token refiner's switches (ablations of section 5).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RefinerConfig {
+    /// Blocks per LLM, 0 to 3; the paper's choice is 2.
+    pub blocks: usize,
+    /// What a token of the refiner sees.
+    pub attention: RefinerAttention,
+    /// Whether timestep and text gate the refiner's sublayers.
+    pub gate: RefinerGate,
+}
+
+/// How the refined states of several LLMs become one text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fusion {
+    /// Side by side, along the tokens. The only choice for one LLM.
+    Concatenate,
+    /// Through the collaborative refiner, then side by side.
+    Collaborative,
+}
+
+/// What a token of the refiner sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefinerAttention {
+    /// Every token, also later ones: the paper's cure for the LLM's positional bias.
+    Full,
+    /// Earlier tokens only: the control of the same capacity.
+    Causal,
+}
+
+/// Whether timestep and text gate the refiner's sublayers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefinerGate {
+    /// Gates from timestep and pooled text, zero at the start.
+    Adaptive,
+    /// Plain residual sublayers.
+    None,
+}
+
+/// What is done to LLM states before projection and pooling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InputNorm {
+    /// RMSNorm of each token, without a gain: the first token's norm is 5 to 50 times the others' and would drown them.
+    Rms,
+    /// Nothing.
+    None,
+}
+
+/// Over which tokens LLM states are averaged for the conditioning vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pooling {
+    /// The caption's.
+    Caption,
+    /// The whole prompt's, with system prompt and instruction.
+    All,
+}
+
+/// What the network must know of its encoders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conditioning {
+    /// Width of each LLM's states, in the order of the prompts.
+    pub context_dims: Vec<usize>,
+    /// What is done to the states first.
+    pub input_norm: InputNorm,
+    /// Over which tokens they are averaged.
+    pub pooling: Pooling,
+}
+
+/// A value that no network can be built with; names the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidConfig {
+    /// The key's path in the run's configuration, `model.num_heads`.
+    pub key: &'static str,
+    /// What is wrong and what to do.
+    pub reason: String,
+}
+
+impl InvalidConfig {
+    pub(crate) fn new(key: &'static str, reason: impl Into<String>) -> Self {
+        Self {
+            key,
+            reason: reason.into(),
+        }
+    }
+}
+
+impl fmt::Display for InvalidConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.reason)
+    }
+}
+
+impl std::error::Error for InvalidConfig {}
+
+impl ModelConfig {
+    /// Refuses shapes and switches that cannot work with `num_encoders` LLMs and images of `image_size` (pixels, or
+    /// latents behind a VAE); the error names the key.
+    pub fn validate(&self, num_encoders: usize, image_size: usize) -> Result<(), InvalidConfig> {
+        for (key, value) in [
+            ("model.hidden_size", self.hidden_size),
+            ("model.depth", self.depth),
+            ("model.num_heads", self.num_heads),
+            ("model.mlp_ratio", self.mlp_ratio),
+            ("model.patch_size", self.patch_size),
+            ("model.in_channels", self.in_channels),
+        ] {
+            if value == 0 {
+                return Err(InvalidConfig::new(key, "0 is too small, use at least 1"));
+            }
+        }
+        if !self.hidden_size.is_multiple_of(self.num_heads) {
+            let reason = format!(
+                "{} heads do not divide model.hidden_size = {}",
+                self.num_heads, self.hidden_size
+            );
+            return Err(InvalidConfig::new("model.num_heads", reason));
+        }
+        if image_size == 0 || !image_size.is_multiple_of(self.patch_size) {
+            let reason = format!("{} does not divide the image size {image_size}", self.patch_size);
+            return Err(InvalidConfig::new("model.patch_size", reason));
+        }
+        if self.refiner.blocks > 3 {
+            let reason = format!("{} is too many, use 0 to 3", self.refiner.blocks);
+            return Err(InvalidConfig::new("model.refiner.blocks", reason));
+        }
+        if num_encoders == 0 {
+            return Err(InvalidConfig::new("encoders.llm", "no encoder, name at least one"));
+        }
+        if self.fusion == Fusion::Collaborative && num_encoders < 2 {
+            let reason = format!(
+                "`collaborative` joins two or more encoders, here is {num_encoders}: add one or use `concatenate`"
+            );
+            return Err(InvalidConfig::new("model.fusion", reason));
+        }
+        Ok(())
+    }
+
+    /// Features of one head.
+    pub fn head_dim(&self) -> usize {
+        self.hidden_size / self.num_heads
+    }
+}

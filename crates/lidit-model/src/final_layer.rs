@@ -1,0 +1,36 @@
+//! From tokens to the prediction.
+
+use burn::module::Module;
+use burn::tensor::{Device, FloatDType, Tensor};
+
+use crate::linear::Linear;
+use crate::mlp::silu;
+use crate::modulation::{shift_and_scale, split};
+use crate::norm::layer_norm;
+
+/// Norm, shift and scale, projection to patches (DiT's). Zero at the start, so that the first prediction is zero.
+#[derive(Module, Debug)]
+pub struct FinalLayer {
+    /// `[hidden, 2 * hidden]`: columns are shift, scale.
+    pub modulation: Linear,
+    /// `[hidden, C * p * p]`.
+    pub linear: Linear,
+}
+
+impl FinalLayer {
+    /// An empty layer to `num_outputs = C * p * p` features.
+    pub fn zeros(hidden_size: usize, num_outputs: usize, device: &Device) -> Self {
+        Self {
+            modulation: Linear::zeros(hidden_size, 2 * hidden_size, device),
+            linear: Linear::zeros(hidden_size, num_outputs, device),
+        }
+    }
+
+    /// `x` `[B, N, D]` and `conditioning` `[B, D]` to `[B, N, C * p * p]`, f32.
+    pub fn forward(&self, x: Tensor<3>, conditioning: Tensor<2>) -> Tensor<3> {
+        let [shift, scale] = split(self.modulation.forward(silu(conditioning)));
+        self.linear
+            .forward(shift_and_scale(layer_norm(x), shift, scale))
+            .cast(FloatDType::F32)
+    }
+}

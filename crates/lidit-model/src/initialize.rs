@@ -1,0 +1,97 @@
+//! The weights of a fresh network, all in one place.
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{Tensor, TensorData};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+/// Gives every parameter of `module` its first value, a pure function of `seed` and the parameter's path.
+///
+/// | parameters | values |
+/// |---|---|
+/// | gains of norms | 1 |
+/// | biases | 0 |
+/// | gates, modulation, final layer | 0 (adaLN-zero: blocks start as the identity) |
+/// | timestep embedder | normal, standard deviation 0.02 |
+/// | all other matrices and convolutions | Xavier uniform |
+///
+/// The numbers come from `ChaCha8`, so they do not depend on device, thread or order; the device's own generator is
+/// never touched. A parameter that was shared or frozen becomes a fresh trainable one.
+pub fn initialize<M: Module>(module: M, seed: u64) -> M {
+    module.map(&mut Initializer { seed, path: Vec::new() })
+}
+
+struct Initializer {
+    seed: u64,
+    path: Vec<String>,
+}
+
+impl ModuleMapper for Initializer {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let path = self.path.join(".");
+        let shape = param.lazy_shape().dims::<D>();
+        let values = first_values(&path, &shape, &mut parameter_rng(self.seed, &path));
+        Param::from_data(TensorData::new(values, shape), &param.lazy_device())
+    }
+}
+
+fn first_values(path: &str, shape: &[usize], rng: &mut ChaCha8Rng) -> Vec<f32> {
+    let num_elements = shape.iter().product();
+    let constant = |value| vec![value; num_elements];
+    let has = |part: &str| {
+        path.split('.')
+            .any(|name| name == part || name.ends_with(&format!("_{part}")))
+    };
+    if has("gain") {
+        return constant(1.0);
+    }
+    if has("bias") || has("gate") || has("modulation") || path.starts_with("final_layer.") {
+        return constant(0.0);
+    }
+    if path.starts_with("timestep.") {
+        return (0..num_elements).map(|_| 0.02 * normal(rng)).collect();
+    }
+    let bound = (6.0 / fans(shape)).sqrt();
+    (0..num_elements)
+        .map(|_| ((2.0 * uniform(rng) - 1.0) * bound) as f32)
+        .collect()
+}
+
+/// Inputs plus outputs of one weight: `[in, out]` of a matrix, `[out, in, rows, columns]` of a convolution.
+fn fans(shape: &[usize]) -> f64 {
+    match shape {
+        [inputs, outputs] => (inputs + outputs) as f64,
+        [outputs, inputs, kernel @ ..] => ((inputs + outputs) * kernel.iter().product::<usize>()) as f64,
+        _ => shape.iter().sum::<usize>() as f64,
+    }
+}
+
+/// A generator of its own for each parameter: its key is the seed and the FNV-1a hash of the path.
+fn parameter_rng(seed: u64, path: &str) -> ChaCha8Rng {
+    let hash = path.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&seed.to_le_bytes());
+    key[8..16].copy_from_slice(&hash.to_le_bytes());
+    ChaCha8Rng::from_seed(key)
+}
+
+/// Uniform in [0, 1), 53 bits.
+fn uniform(rng: &mut ChaCha8Rng) -> f64 {
+    (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// Standard normal (Box and Muller).
+fn normal(rng: &mut ChaCha8Rng) -> f32 {
+    let radius = (-2.0 * (1.0 - uniform(rng)).ln()).sqrt();
+    (radius * (std::f64::consts::TAU * uniform(rng)).cos()) as f32
+}

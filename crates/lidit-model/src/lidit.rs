@@ -1,0 +1,167 @@
+//! `LiDit`: the whole trainable network.
+
+use burn::module::Module;
+use burn::tensor::{Bool, Device, Tensor};
+
+use crate::attention::AttentionMask;
+use crate::block::LiDitBlock;
+use crate::collaborative::CollaborativeRefiner;
+use crate::config::{Conditioning, Fusion, InputNorm, ModelConfig, Pooling, RefinerAttention};
+use crate::final_layer::FinalLayer;
+use crate::initialize::initialize;
+use crate::linear::Linear;
+use crate::norm::{layer_norm, rms_norm};
+use crate::patchify::{Patchify, unpatchify};
+use crate::prompts::PromptBatch;
+use crate::refiner::TokenRefiner;
+use crate::res_block::ResBlock;
+use crate::timestep::{PooledEmbedder, TimestepEmbedder};
+
+/// Refiners and backbone: noisy image, timestep and the states of the LLMs in, prediction out.
+///
+/// Open, and chosen here: LLM states are projected to the backbone's width before the refiners; each LLM's pooled
+/// states pass a small MLP; refiner i is steered by `timestep + pooled_i` and the backbone by `timestep + sum of
+/// pooled_i`, with one timestep embedder for all; the joined text is normalised once, before the first block.
+#[derive(Module, Debug)]
+pub struct LiDit {
+    /// Shared by refiners and backbone.
+    pub timestep: TimestepEmbedder,
+    /// One per LLM.
+    pub encoders: Vec<PromptBranch>,
+    /// Present when the fusion is collaborative.
+    pub collaborative: Option<CollaborativeRefiner>,
+    /// Image to tokens.
+    pub patchify: Patchify,
+    /// Position.
+    pub res_block: ResBlock,
+    /// The backbone.
+    pub blocks: Vec<LiDitBlock>,
+    /// Tokens to image.
+    pub final_layer: FinalLayer,
+    /// What is done to LLM states first.
+    #[module(skip)]
+    pub input_norm: InputNorm,
+    /// Over which tokens they are averaged.
+    #[module(skip)]
+    pub pooling: Pooling,
+    /// What a token of a refiner sees.
+    #[module(skip)]
+    pub refiner_attention: RefinerAttention,
+}
+
+/// The part of the network that belongs to one LLM.
+#[derive(Module, Debug)]
+pub struct PromptBranch {
+    /// `[context_dim, hidden]`.
+    pub projection: Linear,
+    /// Of the averaged states.
+    pub pooled: PooledEmbedder,
+    /// Over the projected states.
+    pub refiner: TokenRefiner,
+}
+
+/// What the backbone sees of timestep and prompts.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    /// `[B, D]`: timestep and pooled text.
+    pub conditioning: Tensor<2>,
+    /// `[B, T, D]`: the captions' tokens of all LLMs, normalised.
+    pub text: Tensor<3>,
+    /// `[B, T]`: which of them are captions'.
+    pub caption: Tensor<2, Bool>,
+}
+
+impl LiDit {
+    /// A fresh network: the same weights for the same `seed` on every device and in every process.
+    ///
+    /// `config` must have passed [`ModelConfig::validate`].
+    pub fn init(config: &ModelConfig, conditioning: &Conditioning, seed: u64, device: &Device) -> Self {
+        initialize(Self::zeros(config, conditioning, device), seed)
+    }
+
+    /// The network with all weights zero: a frame to load weights into.
+    pub fn zeros(config: &ModelConfig, conditioning: &Conditioning, device: &Device) -> Self {
+        let d = config.hidden_size;
+        let encoder = |&context_dim: &usize| PromptBranch {
+            projection: Linear::zeros(context_dim, d, device),
+            pooled: PooledEmbedder::zeros(context_dim, d, device),
+            refiner: TokenRefiner::zeros(config, device),
+        };
+        let num_outputs = config.in_channels * config.patch_size * config.patch_size;
+        Self {
+            timestep: TimestepEmbedder::zeros(d, device),
+            encoders: conditioning.context_dims.iter().map(encoder).collect(),
+            collaborative: match config.fusion {
+                Fusion::Concatenate => None,
+                Fusion::Collaborative => Some(CollaborativeRefiner::zeros(
+                    config,
+                    conditioning.context_dims.len(),
+                    device,
+                )),
+            },
+            patchify: Patchify::zeros(config.in_channels, config.patch_size, d, device),
+            res_block: ResBlock::zeros(d, device),
+            blocks: (0..config.depth).map(|_| LiDitBlock::zeros(config, device)).collect(),
+            final_layer: FinalLayer::zeros(d, num_outputs, device),
+            input_norm: conditioning.input_norm,
+            pooling: conditioning.pooling,
+            refiner_attention: config.refiner.attention,
+        }
+    }
+
+    /// Predicts noise or velocity.
+    ///
+    /// # Shapes
+    /// `x` `[B, C, H, W]`, H and W multiples of the patch size; `timesteps` `[B]` in 0..1000; one [`PromptBatch`] per
+    /// LLM, in the order of [`Conditioning::context_dims`]. The result is `[B, C, H, W]`, f32.
+    pub fn forward(&self, x: Tensor<4>, timesteps: Tensor<1>, prompts: &[PromptBatch]) -> Tensor<4> {
+        let encoded = self.encode(timesteps, prompts);
+        let [_, _, height, width] = x.dims();
+        let p = self.patchify.patch_size;
+        let grid = [height / p, width / p];
+        let mask = AttentionMask::keys(encoded.caption);
+        let mut x = self.res_block.forward(self.patchify.forward(x), grid); // [B, N, D]
+        for block in &self.blocks {
+            x = block.forward(x, encoded.conditioning.clone(), encoded.text.clone(), Some(&mask));
+        }
+        unpatchify(self.final_layer.forward(x, encoded.conditioning), grid, p) // [B, C, H, W]
+    }
+
+    /// Everything before the backbone: embeddings, refiners, cut of the instruction, concatenation.
+    pub fn encode(&self, timesteps: Tensor<1>, prompts: &[PromptBatch]) -> Encoded {
+        assert_eq!(prompts.len(), self.encoders.len(), "one prompt batch per encoder");
+        let timestep = self.timestep.forward(timesteps); // [B, D]
+        let mut conditioning = timestep.clone();
+        let (mut refined, mut steering) = (Vec::new(), Vec::new());
+        for (encoder, prompt) in self.encoders.iter().zip(prompts) {
+            let states = match self.input_norm {
+                InputNorm::Rms => rms_norm(prompt.states.clone()),
+                InputNorm::None => prompt.states.clone(),
+            };
+            let pooled = encoder.pooled.forward(prompt.pool(states.clone(), self.pooling)); // [B, D]
+            conditioning = conditioning + pooled.clone();
+            let steer = timestep.clone() + pooled;
+            let mask = match self.refiner_attention {
+                RefinerAttention::Full => AttentionMask::keys(prompt.valid.clone()),
+                RefinerAttention::Causal => AttentionMask::causal_keys(prompt.valid.clone()),
+            };
+            let x = encoder.projection.forward(states).cast(burn::tensor::FloatDType::F32); // [B, T, D]
+            refined.push(encoder.refiner.forward(x, &steer, &mask));
+            steering.push(steer);
+        }
+        if let Some(collaborative) = &self.collaborative {
+            let valid: Vec<_> = prompts.iter().map(|prompt| prompt.valid.clone()).collect();
+            refined = collaborative.forward(&refined, &valid, &steering);
+        }
+        let (text, caption): (Vec<_>, Vec<_>) = prompts
+            .iter()
+            .zip(refined)
+            .map(|(prompt, x)| prompt.cut_instruction(x))
+            .unzip();
+        Encoded {
+            conditioning,
+            text: layer_norm(Tensor::cat(text, 1)), // [B, sum of T, D]
+            caption: Tensor::cat(caption, 1),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The feed-forward sublayer and the activations.
+
+use burn::module::Module;
+use burn::tensor::activation::sigmoid;
+use burn::tensor::{Device, Tensor};
+
+use crate::linear::Linear;
+
+/// `Linear -> GELU -> Linear`, `ratio` times wider inside.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    /// `[hidden, ratio * hidden]`.
+    pub linear_in: Linear,
+    /// `[ratio * hidden, hidden]`.
+    pub linear_out: Linear,
+}
+
+impl Mlp {
+    /// An empty layer; [`initialize`](crate::initialize) fills it.
+    pub fn zeros(hidden_size: usize, ratio: usize, device: &Device) -> Self {
+        Self {
+            linear_in: Linear::zeros(hidden_size, ratio * hidden_size, device),
+            linear_out: Linear::zeros(ratio * hidden_size, hidden_size, device),
+        }
+    }
+
+    /// `[B, N, D]` to `[B, N, D]`.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.linear_out.forward(gelu(self.linear_in.forward(x)))
+    }
+}
+
+/// GELU in its tanh form, `x * sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3))`.
+///
+/// Written with a sigmoid because `tanh` and `powf` are slow on the CPU backend; within 1e-3 of the erf form.
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    const SLOPE: f32 = 1.595_769_1;
+    let inner = (x.clone() * x.clone()).mul_scalar(SLOPE * 0.044_715).add_scalar(SLOPE) * x.clone();
+    x * sigmoid(inner)
+}
+
+/// SiLU, `x * sigmoid(x)`.
+pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    x.clone() * sigmoid(x)
+}

@@ -1,0 +1,92 @@
+//! adaLN-zero: how timestep and text steer a sublayer.
+
+use burn::module::Module;
+use burn::tensor::{Device, FloatDType, Tensor};
+
+use crate::linear::Linear;
+use crate::mlp::silu;
+
+/// Shift, scale and gate of one sublayer, from the conditioning vector (section 3). Starts at zero, so that the
+/// sublayer starts as the identity.
+///
+/// Each sublayer owns one; the three of a backbone block are its unshared nine-way modulation.
+#[derive(Module, Debug)]
+pub struct Modulation {
+    /// `[hidden, 3 * hidden]`: columns are shift, scale, gate.
+    pub linear: Linear,
+}
+
+/// What a [`Modulation`] says about one sublayer; each `[B, 1, D]`, f32.
+#[derive(Debug, Clone)]
+pub struct Modulated {
+    /// Added to the sublayer's normalised input.
+    pub shift: Tensor<3>,
+    /// One plus this multiplies the sublayer's normalised input.
+    pub scale: Tensor<3>,
+    /// Multiplies the sublayer's output.
+    pub gate: Tensor<3>,
+}
+
+impl Modulation {
+    /// A modulation that does nothing yet.
+    pub fn zeros(hidden_size: usize, device: &Device) -> Self {
+        Self {
+            linear: Linear::zeros(hidden_size, 3 * hidden_size, device),
+        }
+    }
+
+    /// From the conditioning vector `[B, D]`.
+    pub fn forward(&self, conditioning: Tensor<2>) -> Modulated {
+        let [shift, scale, gate] = split(self.linear.forward(silu(conditioning)));
+        Modulated { shift, scale, gate }
+    }
+}
+
+impl Modulated {
+    /// `x * (1 + scale) + shift` on a normalised input `[B, N, D]`.
+    pub fn before(&self, normalised: Tensor<3>) -> Tensor<3> {
+        shift_and_scale(normalised, self.shift.clone(), self.scale.clone())
+    }
+
+    /// `residual + gate * y`, in f32.
+    pub fn after(self, residual: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
+        residual + y.cast(FloatDType::F32) * self.gate
+    }
+}
+
+/// A gate alone, without shift and scale: what the token refiner has (section 2). Starts at zero, weight and bias.
+#[derive(Module, Debug)]
+pub struct Gate {
+    /// `[hidden, hidden]`.
+    pub linear: Linear,
+}
+
+impl Gate {
+    /// A closed gate.
+    pub fn zeros(hidden_size: usize, device: &Device) -> Self {
+        Self {
+            linear: Linear::zeros(hidden_size, hidden_size, device),
+        }
+    }
+
+    /// `[B, D]` to `[B, 1, D]`, f32.
+    pub fn forward(&self, conditioning: Tensor<2>) -> Tensor<3> {
+        self.linear
+            .forward(silu(conditioning))
+            .cast(FloatDType::F32)
+            .unsqueeze_dim(1)
+    }
+}
+
+/// `x * (1 + scale) + shift`; `x` is `[B, N, D]`, the others `[B, 1, D]`.
+pub(crate) fn shift_and_scale(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>) -> Tensor<3> {
+    x * scale.add_scalar(1.0) + shift
+}
+
+/// Cuts `[B, K * D]` into K vectors `[B, 1, D]`, f32.
+pub(crate) fn split<const K: usize>(x: Tensor<2>) -> [Tensor<3>; K] {
+    let [b, width] = x.dims();
+    let d = width / K;
+    let x = x.cast(FloatDType::F32).reshape([b, K, d]); // [B, K, D]
+    std::array::from_fn(|i| x.clone().slice([0..b, i..i + 1, 0..d]))
+}

@@ -1,0 +1,74 @@
+//! Normalisations over the last axis, always in f32.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, FloatDType, Tensor};
+
+use crate::linear::lazy_zeros;
+
+/// Added under every root of this crate's norms (open; HunyuanVideo's value).
+const EPSILON: f32 = 1e-6;
+
+/// `x / rms(x) * gain` over the last axis, with a learned gain that stays f32.
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    /// `[features]`, one at the start.
+    pub gain: Param<Tensor<1>>,
+}
+
+impl RmsNorm {
+    /// A norm over `num_features`; the gain is set to one by [`initialize`](crate::initialize).
+    pub fn zeros(num_features: usize, device: &Device) -> Self {
+        Self {
+            gain: lazy_zeros([num_features], device),
+        }
+    }
+
+    /// Normalises the last axis of `[.., features]`; the result is f32.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        rms_norm(x) * self.gain.val().unsqueeze()
+    }
+}
+
+/// `x / sqrt(mean(x^2) + 1e-6)` over the last axis, in f32.
+pub fn rms_norm<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let x = x.cast(FloatDType::F32);
+    let mean_square = (x.clone() * x.clone()).mean_dim(D - 1); // [.., 1]
+    x * mean_square.add_scalar(EPSILON).sqrt().recip()
+}
+
+/// `(x - mean(x)) / sqrt(var(x) + 1e-6)` over the last axis, in f32, without gain and offset: modulation brings both.
+pub fn layer_norm<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let x = x.cast(FloatDType::F32);
+    let mean = x.clone().mean_dim(D - 1); // [.., 1]
+    rms_norm(x - mean)
+}
+
+/// Whether the parameter at `path` (`blocks.0.self_attention.query_norm.gain`) belongs to a norm and must stay f32.
+pub fn is_norm_parameter(path: &str) -> bool {
+    path == "gain" || path.ends_with(".gain")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn norms_have_unit_scale_whatever_the_input() {
+        let x = Tensor::<2>::from_floats([[1e4, -3e4, 2e4, 5e4], [1e-2, 3e-2, -2e-2, 0.0]], &Device::flex());
+        for y in [rms_norm(x.clone()), layer_norm(x)] {
+            let mean_square: Vec<f32> = (y.clone() * y)
+                .mean_dim(1)
+                .into_data()
+                .try_into_vec()
+                .unwrap_or_default();
+            assert!(mean_square.iter().all(|m| (m - 1.0).abs() < 1e-2), "{mean_square:?}");
+        }
+    }
+
+    #[test]
+    fn only_gains_are_norm_parameters() {
+        assert!(is_norm_parameter("blocks.0.self_attention.query_norm.gain"));
+        assert!(!is_norm_parameter("blocks.0.self_attention.query.weight"));
+        assert!(!is_norm_parameter("blocks.0.again"));
+    }
+}

@@ -1,0 +1,66 @@
+//! The convolutional block that tells tokens where they are.
+
+use burn::module::{Module, Param};
+use burn::tensor::module::conv2d;
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Device, FloatDType, Tensor};
+
+use crate::linear::lazy_zeros;
+use crate::mlp::silu;
+use crate::norm::layer_norm;
+
+/// A 3 x 3 convolution with zero padding, in the type of its weight.
+#[derive(Module, Debug)]
+pub struct Conv3x3 {
+    /// `[out, in, 3, 3]`.
+    pub weight: Param<Tensor<4>>,
+    /// `[out]`.
+    pub bias: Param<Tensor<1>>,
+}
+
+impl Conv3x3 {
+    /// An empty layer that keeps `channels`; [`initialize`](crate::initialize) fills it.
+    pub fn zeros(channels: usize, device: &Device) -> Self {
+        Self {
+            weight: lazy_zeros([channels, channels, 3, 3], device),
+            bias: lazy_zeros([channels], device),
+        }
+    }
+
+    /// `[B, D, h, w]` to `[B, D, h, w]`.
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let weight = self.weight.val();
+        let options = ConvOptions::new([1, 1], [1, 1], [1, 1], 1);
+        conv2d(x.cast(weight.dtype()), weight, Some(self.bias.val()), options)
+    }
+}
+
+/// `x + conv(silu(conv(norm(x))))` on the grid of tokens, right after patchify: the only source of position (section 3).
+///
+/// The zero padding is what leaks position: tokens at the border see zeros where others see neighbours, and a token
+/// also carries a mixture of its neighbours, by which attention can find them. Norm and number of layers are open.
+#[derive(Module, Debug)]
+pub struct ResBlock {
+    /// First convolution.
+    pub conv_in: Conv3x3,
+    /// Second convolution.
+    pub conv_out: Conv3x3,
+}
+
+impl ResBlock {
+    /// An empty block; [`initialize`](crate::initialize) fills it.
+    pub fn zeros(hidden_size: usize, device: &Device) -> Self {
+        Self {
+            conv_in: Conv3x3::zeros(hidden_size, device),
+            conv_out: Conv3x3::zeros(hidden_size, device),
+        }
+    }
+
+    /// `[B, h * w, D]` to the same, on a grid of `h x w` tokens; f32.
+    pub fn forward(&self, x: Tensor<3>, [h, w]: [usize; 2]) -> Tensor<3> {
+        let [b, n, d] = x.dims();
+        let grid = layer_norm(x.clone()).swap_dims(1, 2).reshape([b, d, h, w]); // [B, D, h, w]
+        let y = self.conv_out.forward(silu(self.conv_in.forward(grid)));
+        x + y.reshape([b, d, n]).swap_dims(1, 2).cast(FloatDType::F32) // [B, N, D]
+    }
+}
