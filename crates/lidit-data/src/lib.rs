@@ -1,1 +1,38 @@
-//! lidit-data
+//! Image-caption Parquet shards to host batches, in a seekable order. Knows no tensors.
+//!
+//! The stream of samples is endless and a pure function of (seed, position): [`SampleOrder`] says which sample stands
+//! at a position, [`Dataset`] reads it from its [`Manifest`]'s shards, and [`Loader`] hands each rank its share of every
+//! global batch. [`SampleRng`] is the counter-based generator that everything random about a sample comes from. All of
+//! it is specified in `docs/data.md` so that another language can repeat it.
+
+mod batch;
+mod config;
+mod dataset;
+mod emoji;
+mod error;
+mod image;
+mod inspect;
+mod loader;
+mod manifest;
+mod order;
+mod permutation;
+mod philox;
+mod row_group;
+mod shard;
+mod source;
+mod subset;
+mod writer;
+
+pub use batch::MicroBatch;
+pub use config::DataConfig;
+pub use dataset::{Dataset, Quarantined, Sample};
+pub use emoji::{EmojiBuild, EmojiGroup, build_emoji};
+pub use error::DataError;
+pub use inspect::{CaptionStats, ColumnInfo, ImageStats, Inspection, inspect};
+pub use loader::{Loader, LoaderConfig};
+pub use manifest::{FORMAT_VERSION, Licence, Manifest, ManifestColumn, ManifestShard};
+pub use order::{Draw, Place, SampleOrder, Share};
+pub use permutation::KeyedPermutation;
+pub use philox::{SampleRng, Stream, philox4x32};
+pub use subset::Subset;
+pub use writer::{Record, ShardWriter, WriterConfig};

@@ -1,0 +1,227 @@
+//! The emoji set: Twemoji pictures with captions from their Unicode names and groups.
+
+mod caption;
+
+use std::path::Path;
+use std::str::FromStr;
+
+use emojis::{Emoji, Group};
+use image::RgbImage;
+use twemoji_assets::png::PngTwemojiAsset;
+
+use crate::error::DataError;
+use crate::image::{centre_square, decode, to_png};
+use crate::manifest::{Licence, Manifest};
+use crate::writer::{Record, ShardWriter, WriterConfig};
+
+// A few dozen small pictures make a group of some hundred kilobytes: cheap to read for a handful of rows.
+const ROWS_PER_GROUP: usize = 128;
+
+/// A group of emoji, as Unicode sorts them. Flags are left out of the set: they show text-like detail and no concept
+/// that a caption could say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmojiGroup {
+    /// Faces, hearts.
+    Smileys,
+    /// People, hands, families.
+    People,
+    /// Animals and plants.
+    Animals,
+    /// Food, drink, dishes.
+    Food,
+    /// Vehicles, buildings, sky and weather.
+    Travel,
+    /// Sport, games, arts.
+    Activities,
+    /// Clothes, tools, office.
+    Objects,
+    /// Signs, arrows, shapes; keycaps are left out.
+    Symbols,
+}
+
+impl EmojiGroup {
+    /// Every group, in Unicode's order.
+    pub const ALL: [Self; 8] = [
+        Self::Smileys,
+        Self::People,
+        Self::Animals,
+        Self::Food,
+        Self::Travel,
+        Self::Activities,
+        Self::Objects,
+        Self::Symbols,
+    ];
+
+    /// The name that `--groups` takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Smileys => "smileys",
+            Self::People => "people",
+            Self::Animals => "animals",
+            Self::Food => "food",
+            Self::Travel => "travel",
+            Self::Activities => "activities",
+            Self::Objects => "objects",
+            Self::Symbols => "symbols",
+        }
+    }
+
+    /// What captions call it: Unicode's name of the group.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Smileys => "smileys & emotion",
+            Self::People => "people & body",
+            Self::Animals => "animals & nature",
+            Self::Food => "food & drink",
+            Self::Travel => "travel & places",
+            Self::Activities => "activities",
+            Self::Objects => "objects",
+            Self::Symbols => "symbols",
+        }
+    }
+
+    fn unicode(self) -> Group {
+        match self {
+            Self::Smileys => Group::SmileysAndEmotion,
+            Self::People => Group::PeopleAndBody,
+            Self::Animals => Group::AnimalsAndNature,
+            Self::Food => Group::FoodAndDrink,
+            Self::Travel => Group::TravelAndPlaces,
+            Self::Activities => Group::Activities,
+            Self::Objects => Group::Objects,
+            Self::Symbols => Group::Symbols,
+        }
+    }
+}
+
+impl FromStr for EmojiGroup {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let known = Self::ALL.map(Self::name).join(", ");
+        Self::ALL
+            .into_iter()
+            .find(|group| group.name() == name)
+            .ok_or_else(|| format!("unknown emoji group `{name}`; the groups are {known}"))
+    }
+}
+
+/// What to build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EmojiBuild {
+    /// Side in pixels to resize to; Twemoji's own 72 without it.
+    pub size: Option<u32>,
+    /// The groups to take, in Unicode's order whatever the order here.
+    pub groups: Vec<EmojiGroup>,
+    /// At most this many emoji, evenly spaced among the groups' emoji; all without it.
+    pub limit: Option<usize>,
+    /// Rows of every shard but the last.
+    pub rows_per_shard: usize,
+    /// How the manifest says it was built: the command's words after `lidit`.
+    pub recipe: String,
+}
+
+/// Writes the emoji set as shards with a manifest. `progress` hears rows done and rows in all.
+///
+/// Pictures are RGB PNG, alpha composed over white. One picture a concept: of emoji with skin tones only the default,
+/// yellow one, since the toned variants would fill half of the set with the same hands and people.
+pub fn build_emoji(
+    out: &Path,
+    build: &EmojiBuild,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Manifest, DataError> {
+    let config = WriterConfig {
+        name: "emoji".to_owned(),
+        recipe: build.recipe.clone(),
+        rows_per_shard: build.rows_per_shard,
+        rows_per_group: ROWS_PER_GROUP,
+    };
+    let mut writer = ShardWriter::create(out, config)?;
+    let chosen = choose(build);
+    if chosen.is_empty() {
+        let problem = "leaves no emoji: name at least one group".to_owned();
+        return Err(DataError::Config { key: "groups", problem });
+    }
+    for (done, (group, emoji, asset)) in chosen.iter().enumerate() {
+        writer.push(record(*group, emoji, asset, build.size)?)?;
+        progress(done + 1, chosen.len());
+    }
+    writer.finish(licences())
+}
+
+type Chosen = (EmojiGroup, &'static Emoji, &'static PngTwemojiAsset);
+
+fn choose(build: &EmojiBuild) -> Vec<Chosen> {
+    let groups = EmojiGroup::ALL.into_iter().filter(|group| build.groups.contains(group));
+    let all: Vec<Chosen> = groups.flat_map(pictured).collect();
+    match build.limit.filter(|limit| *limit < all.len()) {
+        Some(limit) => (0..limit).map(|index| all[index * all.len() / limit]).collect(),
+        None => all,
+    }
+}
+
+// Emoji that are newer than the pictures have none and are left out.
+fn pictured(group: EmojiGroup) -> Vec<Chosen> {
+    let emoji = group.unicode().emojis().filter(|emoji| !is_keycap(emoji));
+    emoji
+        .filter_map(|emoji| Some((group, emoji, picture(emoji.as_str())?)))
+        .collect()
+}
+
+fn is_keycap(emoji: &Emoji) -> bool {
+    emoji.as_str().ends_with('\u{20E3}')
+}
+
+// Twemoji leaves the variation selector out of most of its names.
+fn picture(emoji: &str) -> Option<&'static PngTwemojiAsset> {
+    PngTwemojiAsset::from_emoji(emoji).or_else(|| PngTwemojiAsset::from_emoji(&emoji.replace('\u{FE0F}', "")))
+}
+
+fn record(group: EmojiGroup, emoji: &Emoji, asset: &PngTwemojiAsset, size: Option<u32>) -> Result<Record, DataError> {
+    let wrap = |reason| DataError::Picture {
+        what: format!("emoji {} ({})", emoji.as_str(), emoji.name()),
+        reason,
+    };
+    let picture: RgbImage = decode(asset).map_err(wrap)?;
+    let picture = match size {
+        Some(side) => centre_square(picture, side),
+        None => picture,
+    };
+    Ok(Record {
+        key: emoji.as_str().to_owned(),
+        image: to_png(&picture).map_err(wrap)?,
+        caption: caption::of(emoji.name(), group),
+        width: picture.width(),
+        height: picture.height(),
+    })
+}
+
+fn licences() -> Vec<Licence> {
+    let licence = |part: &str, source: &str, licence: &str, notice: &str| Licence {
+        part: part.to_owned(),
+        source: source.to_owned(),
+        licence: licence.to_owned(),
+        notice: notice.to_owned(),
+    };
+    vec![
+        licence(
+            "images",
+            "Twemoji 17, through crate twemoji-assets 1.5",
+            "CC-BY-4.0",
+            "Twemoji graphics: Copyright 2020 Twitter, Inc and other contributors, licensed under CC-BY 4.0 \
+             (https://creativecommons.org/licenses/by/4.0/); changed: composed over white, perhaps resized",
+        ),
+        licence(
+            "image packaging",
+            "crate twemoji-assets 1.5",
+            "MIT",
+            "Copyright (c) 2023 Tim 'Piepmatz' Hesse",
+        ),
+        licence(
+            "captions",
+            "Unicode CLDR short names, through crate emojis 0.9",
+            "(MIT OR Apache-2.0) AND Unicode-3.0",
+            "Names: Copyright 1991-2026 Unicode, Inc., Unicode License v3; changed: made into phrases",
+        ),
+    ]
+}

@@ -1,0 +1,186 @@
+//! What a set of shards holds, without a run's configuration.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::dataset::{open_shards, row_groups};
+use crate::error::DataError;
+use crate::image::dimensions;
+use crate::row_group::Columns;
+use crate::shard::{Shard, type_name};
+
+// Picture headers read: enough to see what sizes there are, little enough to answer at once.
+const IMAGES_LOOKED_AT: u64 = 1000;
+
+/// What a set of shards holds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Inspection {
+    /// Rows of all shards.
+    pub rows: u64,
+    /// Number of shards.
+    pub shards: usize,
+    /// Number of row groups.
+    pub row_groups: usize,
+    /// Size of all shards on disk.
+    pub bytes: u64,
+    /// The first shard's columns.
+    pub columns: Vec<ColumnInfo>,
+    /// Captions, where the caption column is there.
+    pub captions: Option<CaptionStats>,
+    /// Pictures, where the image column is there.
+    pub images: Option<ImageStats>,
+    /// The set's name, where it has a manifest.
+    pub name: Option<String>,
+    /// Licences of its parts, where it has a manifest.
+    pub licences: Vec<String>,
+}
+
+/// A column: its name and type.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ColumnInfo {
+    /// Name in the Parquet schema.
+    pub name: String,
+    /// Type, as `binary`, `list<string>`, `struct<bytes, path>`.
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
+/// How long the captions are and how many can't be used. An alternative counts as a caption of its own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct CaptionStats {
+    /// Captions that are there.
+    pub count: u64,
+    /// Rows without one.
+    pub null: u64,
+    /// Captions without a character.
+    pub empty: u64,
+    /// Captions unlike each other.
+    pub distinct: u64,
+    /// Fewest characters.
+    pub min_chars: u64,
+    /// Mean number of characters.
+    pub mean_chars: f64,
+    /// Most characters.
+    pub max_chars: u64,
+}
+
+/// Sizes of the first pictures, from their headers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ImageStats {
+    /// Pictures looked at.
+    pub looked_at: u64,
+    /// Of those, the ones that are no PNG, JPEG or WebP, or null.
+    pub unreadable: u64,
+    /// How many there are of each `WIDTHxHEIGHT`.
+    pub sizes: BTreeMap<String, u64>,
+}
+
+/// Looks at the shards behind a path: footers, all captions, the headers of the first thousand pictures.
+///
+/// A column that is not there leaves its statistics out; one of a type that can't be read is an error.
+pub fn inspect(path: &Path, image_column: &str, caption_column: &str) -> Result<Inspection, DataError> {
+    let (shards, manifest) = open_shards(path)?;
+    let has = |column: &str| {
+        let holds = |shard: &Shard| shard.fields().any(|field| field.name() == column);
+        shards.iter().all(holds)
+    };
+    let groups = row_groups(&shards);
+    let columns = shards.iter().take(1).flat_map(Shard::fields).map(|field| ColumnInfo {
+        name: field.name().clone(),
+        kind: type_name(field.data_type()),
+    });
+    Ok(Inspection {
+        rows: shards.iter().map(Shard::rows).sum(),
+        shards: shards.len(),
+        row_groups: groups.len(),
+        bytes: shards.iter().map(|shard| shard.bytes).sum(),
+        columns: columns.collect(),
+        captions: has(caption_column)
+            .then(|| captions(&shards, caption_column))
+            .transpose()?,
+        images: has(image_column).then(|| images(&shards, image_column)).transpose()?,
+        name: manifest.as_ref().map(|manifest| manifest.name.clone()),
+        licences: manifest
+            .iter()
+            .flat_map(|manifest| &manifest.licences)
+            .map(|licence| format!("{}: {}, {}", licence.part, licence.licence, licence.source))
+            .collect(),
+    })
+}
+
+fn captions(shards: &[Shard], column: &str) -> Result<CaptionStats, DataError> {
+    let mut stats = CaptionStats::default();
+    let mut distinct = std::collections::HashSet::new();
+    let mut chars = 0;
+    let columns = Columns {
+        image: None,
+        caption: Some(column),
+    };
+    for shard in shards {
+        shard.check_caption_column(column)?;
+    }
+    for group in row_groups(shards) {
+        let places: Vec<u64> = (0..group.ids.end - group.ids.start).collect();
+        group.read(&shards[group.shard], columns, &places, |row| {
+            stats.null += u64::from(row.captions.is_empty());
+            for caption in &row.captions {
+                let len = caption.chars().count() as u64;
+                stats.min_chars = if stats.count == 0 {
+                    len
+                } else {
+                    stats.min_chars.min(len)
+                };
+                stats.max_chars = stats.max_chars.max(len);
+                stats.count += 1;
+                stats.empty += u64::from(len == 0);
+                chars += len;
+                // A hash, so that a large set's captions are not all held.
+                distinct.insert(fingerprint(caption));
+            }
+        })?;
+    }
+    stats.distinct = distinct.len() as u64;
+    stats.mean_chars = if stats.count == 0 {
+        0.0
+    } else {
+        chars as f64 / stats.count as f64
+    };
+    Ok(stats)
+}
+
+fn fingerprint(text: &str) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn images(shards: &[Shard], column: &str) -> Result<ImageStats, DataError> {
+    let mut stats = ImageStats::default();
+    let columns = Columns {
+        image: Some(column),
+        caption: None,
+    };
+    for shard in shards {
+        shard.check_image_column(column)?;
+    }
+    for group in row_groups(shards) {
+        let rows = (group.ids.end - group.ids.start).min(IMAGES_LOOKED_AT - stats.looked_at);
+        let places: Vec<u64> = (0..rows).collect();
+        if places.is_empty() {
+            break;
+        }
+        group.read(&shards[group.shard], columns, &places, |row| {
+            stats.looked_at += 1;
+            match row.image.as_deref().map(dimensions) {
+                Some(Ok((width, height))) => {
+                    *stats.sizes.entry(format!("{width}x{height}")).or_default() += 1;
+                }
+                _ => stats.unreadable += 1,
+            }
+        })?;
+    }
+    Ok(stats)
+}

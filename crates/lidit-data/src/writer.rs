@@ -1,0 +1,227 @@
+//! Records to Parquet shards with a manifest, as one folder that appears whole or not at all.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray, UInt32Array};
+use arrow::datatypes::{DataType, Field, Schema};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::basic::Compression;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use crate::error::DataError;
+use crate::manifest::{FILE_NAME, FORMAT_VERSION, Licence, Manifest, ManifestColumn, ManifestShard, hex};
+use crate::shard::type_name;
+
+// Rows of a page: reading one row costs decoding this many.
+const PAGE_ROWS: usize = 32;
+
+/// One picture and its caption, as they are stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Identifies the picture in the set it came from.
+    pub key: String,
+    /// The encoded picture.
+    pub image: Vec<u8>,
+    /// Its caption.
+    pub caption: String,
+    /// Width in pixels.
+    pub width: u32,
+    /// Height in pixels.
+    pub height: u32,
+}
+
+/// What a set of shards is called and how it is cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WriterConfig {
+    /// The set's name, for its manifest.
+    pub name: String,
+    /// How it is built: the command's words after `lidit`.
+    pub recipe: String,
+    /// Rows of every shard but the last.
+    pub rows_per_shard: usize,
+    /// Rows of every row group but a shard's last.
+    pub rows_per_group: usize,
+}
+
+/// Writes records in order into a hidden folder beside the output and renames it when finished.
+///
+/// The same records give the same bytes. Dropped before [`ShardWriter::finish`], it leaves nothing behind.
+pub struct ShardWriter {
+    config: WriterConfig,
+    out: PathBuf,
+    folder: TempDir,
+    schema: Arc<Schema>,
+    pending: Vec<Record>,
+    shards: Vec<ManifestShard>,
+}
+
+impl ShardWriter {
+    /// Prepares to write `out`, which is new, empty, or holds nothing but an earlier set with its manifest.
+    pub fn create(out: &Path, config: WriterConfig) -> Result<Self, DataError> {
+        check_replaceable(out)?;
+        for (key, rows) in [
+            ("rows_per_shard", config.rows_per_shard),
+            ("rows_per_group", config.rows_per_group),
+        ] {
+            if rows == 0 {
+                let problem = "is 0, must be at least 1".to_owned();
+                return Err(DataError::Config { key, problem });
+            }
+        }
+        let out = std::path::absolute(out).map_err(DataError::io(out))?;
+        let parent = out.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(parent).map_err(DataError::io(parent))?;
+        let folder = tempfile::Builder::new()
+            .prefix(".lidit-building-")
+            .tempdir_in(parent)
+            .map_err(DataError::io(parent))?;
+        Ok(Self {
+            config,
+            out,
+            folder,
+            schema: Arc::new(schema()),
+            pending: Vec::new(),
+            shards: Vec::new(),
+        })
+    }
+
+    /// Adds a record; a full shard is written out.
+    pub fn push(&mut self, record: Record) -> Result<(), DataError> {
+        self.pending.push(record);
+        if self.pending.len() == self.config.rows_per_shard {
+            self.write_shard()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the rest and the manifest, then puts the folder in its place.
+    pub fn finish(mut self, licences: Vec<Licence>) -> Result<Manifest, DataError> {
+        if !self.pending.is_empty() || self.shards.is_empty() {
+            self.write_shard()?;
+        }
+        let columns = self.schema.fields().iter().map(|field| ManifestColumn {
+            name: field.name().clone(),
+            kind: type_name(field.data_type()),
+        });
+        let manifest = Manifest {
+            format_version: FORMAT_VERSION,
+            name: self.config.name.clone(),
+            recipe: self.config.recipe.clone(),
+            rows: self.shards.iter().map(|shard| shard.rows).sum(),
+            columns: columns.collect(),
+            shards: std::mem::take(&mut self.shards),
+            licences,
+        };
+        manifest.write(self.folder.path())?;
+        put_in_place(self.folder, &self.out)?;
+        Ok(manifest)
+    }
+
+    fn write_shard(&mut self) -> Result<(), DataError> {
+        let file = format!("shard-{:05}.parquet", self.shards.len());
+        let path = self.folder.path().join(&file);
+        let records = std::mem::take(&mut self.pending);
+        let out = File::create(&path).map_err(DataError::io(&path))?;
+        let properties = WriterProperties::builder()
+            .set_compression(Compression::UNCOMPRESSED)
+            .set_dictionary_enabled(false)
+            .set_statistics_enabled(EnabledStatistics::None)
+            .set_data_page_row_count_limit(PAGE_ROWS)
+            .set_write_batch_size(PAGE_ROWS)
+            .set_max_row_group_row_count(Some(self.config.rows_per_group))
+            .build();
+        let options = ArrowWriterOptions::new()
+            .with_properties(properties)
+            .with_skip_arrow_metadata(true);
+        let wrap = DataError::parquet;
+        let mut writer = ArrowWriter::try_new_with_options(out, self.schema.clone(), options).map_err(wrap(&path))?;
+        writer.write(&self.batch(&records, &path)?).map_err(wrap(&path))?;
+        let out = writer.into_inner().map_err(wrap(&path))?;
+        out.sync_all().map_err(DataError::io(&path))?;
+        let bytes = fs::read(&path).map_err(DataError::io(&path))?;
+        self.shards.push(ManifestShard {
+            file,
+            rows: records.len() as u64,
+            bytes: bytes.len() as u64,
+            sha256: hex(&Sha256::digest(&bytes)),
+        });
+        Ok(())
+    }
+
+    fn batch(&self, records: &[Record], path: &Path) -> Result<RecordBatch, DataError> {
+        let strings = |get: fn(&Record) -> &str| -> ArrayRef {
+            Arc::new(records.iter().map(|record| Some(get(record))).collect::<StringArray>())
+        };
+        let numbers = |get: fn(&Record) -> u32| -> ArrayRef {
+            Arc::new(records.iter().map(|record| Some(get(record))).collect::<UInt32Array>())
+        };
+        let images: BinaryArray = records.iter().map(|record| Some(&record.image)).collect();
+        let columns = vec![
+            strings(|record| &record.key),
+            Arc::new(images) as ArrayRef,
+            strings(|record| &record.caption),
+            numbers(|record| record.width),
+            numbers(|record| record.height),
+        ];
+        RecordBatch::try_new(self.schema.clone(), columns).map_err(|error| DataError::parquet(path)(error.into()))
+    }
+}
+
+fn schema() -> Schema {
+    Schema::new(vec![
+        Field::new("key", DataType::Utf8, false),
+        Field::new("image", DataType::Binary, false),
+        Field::new("caption", DataType::Utf8, false),
+        Field::new("width", DataType::UInt32, false),
+        Field::new("height", DataType::UInt32, false),
+    ])
+}
+
+// Only a folder that a manifest accounts for to the last file is replaced: nothing of the user's is ever deleted.
+fn check_replaceable(out: &Path) -> Result<(), DataError> {
+    let refuse = |problem: String| {
+        Err(DataError::NotOurs {
+            path: out.to_owned(),
+            problem,
+        })
+    };
+    let mut present = match fs::read_dir(out) {
+        Ok(entries) => entries
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<std::io::Result<Vec<_>>>()
+            .map_err(DataError::io(out))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(DataError::io(out)(error)),
+    };
+    if present.is_empty() {
+        return Ok(());
+    }
+    if !present.iter().any(|name| name == FILE_NAME) {
+        return refuse("holds files but no manifest.json".to_owned());
+    }
+    let manifest = Manifest::read(&out.join(FILE_NAME))?;
+    present.retain(|name| name != FILE_NAME && manifest.shards.iter().all(|shard| shard.file != *name));
+    match present.first() {
+        Some(stranger) => refuse(format!("holds `{stranger}`, which its manifest does not list")),
+        None => Ok(()),
+    }
+}
+
+fn put_in_place(folder: TempDir, out: &Path) -> Result<(), DataError> {
+    check_replaceable(out)?;
+    let built = folder.keep();
+    let restore = |error| DataError::io(out)(error);
+    if out.exists() {
+        let mut old = built.clone().into_os_string();
+        old.push(".old");
+        fs::rename(out, &old).map_err(restore)?;
+        fs::rename(&built, out).map_err(restore)?;
+        return fs::remove_dir_all(&old).map_err(DataError::io(Path::new(&old)));
+    }
+    fs::rename(&built, out).map_err(restore)
+}
