@@ -1,1 +1,24 @@
-//! lidit-encoders
+//! Frozen prompt encoders: a caption in, the states of a language model's late layer out.
+//!
+//! [`PromptEncoder`] joins the parts: a [`TemplateConfig`] puts the paper's instruction before the caption, a
+//! [`Tokenizer`] turns the prompt into ids, an [`Llm`] computes the states. Weights and tokenizer come from one
+//! GGUF file. Nothing here is trained, and nothing here knows the network that reads the states.
+
+mod decoder_config;
+mod decoder_layer;
+mod error;
+pub mod gguf;
+mod llm;
+mod prompt_encoder;
+mod rope;
+mod template;
+mod tokenizer;
+mod vocabulary;
+
+pub use decoder_config::{Activation, DecoderConfig, LayerAttention, LlmArchitecture};
+pub use error::EncoderError;
+pub use llm::Llm;
+pub use prompt_encoder::{LlmConfig, Precision, PromptEncoder, PromptStates};
+pub use template::{Instruction, Prompt, TemplateConfig};
+pub use tokenizer::{Segment, Token, Tokenizer};
+pub use vocabulary::Scheme;
