@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::dataset::Sample;
 use crate::order::Draw;
 use crate::philox::{SampleRng, Stream};
+use crate::sample::Sample;
 
 /// Some consecutive samples of a rank's share of a global batch, on the host.
 #[derive(Clone, Debug, PartialEq)]

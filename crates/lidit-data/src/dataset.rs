@@ -1,20 +1,18 @@
 //! A set of shards opened for reading: any sample by its id, decoded.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
 use crate::config::DataConfig;
 use crate::error::DataError;
-use crate::image::{centre_square, decode};
-use crate::manifest::{Manifest, hex};
+use crate::manifest::Manifest;
 use crate::order::{Draw, SampleOrder, Share};
-use crate::row_group::{Columns, RawRow, RowGroup};
-use crate::shard::Shard;
-use crate::source::Source;
+use crate::row_group::Columns;
+use crate::sample::Sample;
+use crate::shard_set::ShardSet;
 use crate::subset::Subset;
 
 // Decoded pictures kept in memory. A set that fits is decoded once; of a larger one the first met stay, since under a
@@ -29,12 +27,9 @@ pub struct Dataset {
 
 struct Inner {
     config: DataConfig,
-    shards: Vec<Shard>,
-    groups: Vec<RowGroup>,
-    rows: u64,
+    set: ShardSet,
     subset: Subset,
     digest: String,
-    manifest: Option<Manifest>,
     cache: Mutex<Cache>,
     quarantine: Mutex<BTreeMap<u64, Quarantined>>,
 }
@@ -43,31 +38,6 @@ struct Inner {
 struct Cache {
     samples: HashMap<u64, Arc<Sample>>,
     bytes: usize,
-}
-
-/// A decoded row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sample {
-    /// Row number in the whole dataset.
-    pub id: u64,
-    /// The captions it may be shown with; at least one, which may be empty.
-    pub captions: Vec<String>,
-    /// RGB, row by row: `[S, S, 3]`, 0 to 255.
-    pub pixels: Vec<u8>,
-    /// The side `S`.
-    pub image_size: usize,
-}
-
-impl Sample {
-    /// Writes the picture as `[3, S, S]` in [-1, 1] into `out`, which has that many elements.
-    pub fn write_chw(&self, out: &mut [f32]) {
-        let area = self.image_size * self.image_size;
-        for (index, pixel) in self.pixels.chunks_exact(3).enumerate() {
-            for (channel, value) in pixel.iter().enumerate() {
-                out[channel * area + index] = f32::from(*value) / 127.5 - 1.0;
-            }
-        }
-    }
 }
 
 /// A row that can't be used. It keeps its position in the stream with weight 0.
@@ -87,13 +57,12 @@ impl Dataset {
     /// Reads the manifest, where there is one, and every footer; checks columns, sizes and keys against them.
     pub fn open(config: &DataConfig) -> Result<Self, DataError> {
         config.validate()?;
-        let (shards, manifest) = open_shards(&config.path)?;
-        for shard in &shards {
+        let set = ShardSet::open(&config.path)?;
+        for shard in &set.shards {
             shard.check_image_column(&config.image_column)?;
             shard.check_caption_column(&config.caption_column)?;
         }
-        let groups = row_groups(&shards);
-        let rows = groups.last().map_or(0, |group| group.ids.end);
+        let rows = set.rows();
         if rows == 0 {
             return Err(DataError::NoShards {
                 path: config.path.clone(),
@@ -105,18 +74,12 @@ impl Dataset {
                 problem: format!("is {wanted}, but {} has {rows} rows", config.path.display()),
             });
         }
-        let digest = manifest
-            .as_ref()
-            .map_or_else(|| outline_digest(&shards), Manifest::digest);
         Ok(Self {
             inner: Arc::new(Inner {
                 subset: Subset::new(rows, config.max_samples, config.subset_seed),
                 config: config.clone(),
-                shards,
-                groups,
-                rows,
-                digest,
-                manifest,
+                digest: set.digest(),
+                set,
                 cache: Mutex::default(),
                 quarantine: Mutex::default(),
             }),
@@ -135,7 +98,7 @@ impl Dataset {
 
     /// Rows of all shards; ids are below it.
     pub fn rows(&self) -> u64 {
-        self.inner.rows
+        self.inner.set.rows()
     }
 
     /// Which rows the run sees.
@@ -150,7 +113,7 @@ impl Dataset {
 
     /// The manifest, where the shards have one.
     pub fn manifest(&self) -> Option<&Manifest> {
-        self.inner.manifest.as_ref()
+        self.inner.set.manifest.as_ref()
     }
 
     /// What the data is, in hex: over the manifest's shard digests, or without a manifest over sizes and layout of the
@@ -167,14 +130,14 @@ impl Dataset {
 
     /// One row, decoded. An unusable one is an error that says why.
     pub fn sample(&self, id: u64) -> Result<Sample, DataError> {
-        if id >= self.inner.rows {
-            let rows = self.inner.rows;
+        if id >= self.inner.set.rows() {
+            let rows = self.inner.set.rows();
             return Err(DataError::NoSample { id, rows });
         }
         if let Some(sample) = self.load(&[id])?.pop().flatten() {
             return Ok(Sample::clone(&sample));
         }
-        let (shard, row) = self.place(id);
+        let (shard, row) = self.inner.set.place(id);
         let quarantine = lock(&self.inner.quarantine);
         Err(DataError::Unusable {
             shard,
@@ -191,7 +154,7 @@ impl Dataset {
         let members: Vec<u64> = (0..self.len()).map(|index| self.inner.subset.id(index)).collect();
         let mut found = HashMap::new();
         let columns = self.columns(None);
-        self.read(&members, columns, |id, row| {
+        self.inner.set.read(&members, columns, |id, row| {
             found.insert(id, row.captions);
         })?;
         let captions = members
@@ -203,10 +166,10 @@ impl Dataset {
 
     /// The first row of the whole dataset with this caption among its captions. Reads the caption column.
     pub fn find_caption(&self, caption: &str) -> Result<Option<u64>, DataError> {
-        for group in &self.inner.groups {
+        for group in &self.inner.set.groups {
             let mut found = None;
             let ids: Vec<u64> = group.ids.clone().collect();
-            self.read(&ids, self.columns(None), |id, row| {
+            self.inner.set.read(&ids, self.columns(None), |id, row| {
                 if found.is_none() && row.captions.iter().any(|own| own == caption) {
                     found = Some(id);
                 }
@@ -240,16 +203,22 @@ impl Dataset {
         let mut raw = Vec::new();
         let missing: Vec<u64> = ids.iter().copied().filter(|id| !found.contains_key(id)).collect();
         let columns = self.columns(Some(&self.inner.config.image_column));
-        self.read(&missing, columns, |id, row| raw.push((id, row)))?;
+        self.inner.set.read(&missing, columns, |id, row| raw.push((id, row)))?;
         let side = self.inner.config.image_size;
         let decoded: Vec<_> = raw
             .into_par_iter()
-            .map(|(id, row)| (id, decode_row(id, row, side)))
+            .map(|(id, row)| (id, Sample::decode(id, row, side)))
             .collect();
         for (id, result) in decoded {
             found.insert(id, self.keep(id, result));
         }
         Ok(ids.iter().map(|id| found.get(id).cloned().flatten()).collect())
+    }
+
+    /// How many clones share this dataset, itself counted.
+    #[cfg(test)]
+    pub(crate) fn holders(&self) -> usize {
+        Arc::strong_count(&self.inner)
     }
 
     fn keep(&self, id: u64, result: Result<Sample, String>) -> Option<Arc<Sample>> {
@@ -265,31 +234,12 @@ impl Dataset {
                 Some(sample)
             }
             Err(reason) => {
-                let (shard, row) = self.place(id);
+                let (shard, row) = self.inner.set.place(id);
                 let entry = Quarantined { id, shard, row, reason };
                 lock(&self.inner.quarantine).insert(id, entry);
                 None
             }
         }
-    }
-
-    // Each row group that holds one of the ids is met once, however the ids are ordered.
-    fn read(&self, ids: &[u64], columns: Columns, mut each: impl FnMut(u64, RawRow)) -> Result<(), DataError> {
-        let mut by_group: BTreeMap<usize, BTreeSet<u64>> = BTreeMap::new();
-        for id in ids {
-            by_group.entry(self.group_of(*id)).or_default().insert(*id);
-        }
-        for (number, ids) in by_group {
-            let group = &self.inner.groups[number];
-            let places: Vec<u64> = ids.iter().map(|id| id - group.ids.start).collect();
-            let mut ids = ids.into_iter();
-            group.read(&self.inner.shards[group.shard], columns, &places, |row| {
-                if let Some(id) = ids.next() {
-                    each(id, row);
-                }
-            })?;
-        }
-        Ok(())
     }
 
     fn columns<'a>(&'a self, image: Option<&'a str>) -> Columns<'a> {
@@ -298,84 +248,189 @@ impl Dataset {
             caption: Some(&self.inner.config.caption_column),
         }
     }
-
-    fn group_of(&self, id: u64) -> usize {
-        self.inner.groups.partition_point(|group| group.ids.end <= id)
-    }
-
-    fn place(&self, id: u64) -> (PathBuf, u64) {
-        let group = &self.inner.groups[self.group_of(id)];
-        let shard = self.inner.shards[group.shard].path.clone();
-        (shard, group.first_row + id - group.ids.start)
-    }
-}
-
-/// Opens the shards behind a path and holds them against their manifest.
-pub(crate) fn open_shards(path: &std::path::Path) -> Result<(Vec<Shard>, Option<Manifest>), DataError> {
-    let Source { files, manifest } = Source::find(path)?;
-    let shards = files
-        .iter()
-        .map(|file| Shard::open(file))
-        .collect::<Result<Vec<_>, _>>()?;
-    for (shard, entry) in shards.iter().zip(manifest.iter().flat_map(|manifest| &manifest.shards)) {
-        let pairs = [("bytes", entry.bytes, shard.bytes), ("rows", entry.rows, shard.rows())];
-        if let Some((what, expected, found)) = pairs.into_iter().find(|(_, a, b)| a != b) {
-            return Err(DataError::ShardChanged {
-                path: shard.path.clone(),
-                what,
-                expected,
-                found,
-            });
-        }
-    }
-    Ok((shards, manifest))
-}
-
-/// Every row group of every shard, with the ids of its rows; empty ones are left out.
-pub(crate) fn row_groups(shards: &[Shard]) -> Vec<RowGroup> {
-    let mut groups = Vec::new();
-    let mut id = 0;
-    for (index, shard) in shards.iter().enumerate() {
-        let mut first_row = 0;
-        for (number, rows) in shard.group_rows().enumerate() {
-            if rows > 0 {
-                groups.push(RowGroup {
-                    shard: index,
-                    number,
-                    ids: id..id + rows,
-                    first_row,
-                });
-            }
-            id += rows;
-            first_row += rows;
-        }
-    }
-    groups
-}
-
-fn outline_digest(shards: &[Shard]) -> String {
-    let mut hasher = Sha256::new();
-    for shard in shards {
-        hasher.update(shard.outline());
-    }
-    hex(&hasher.finalize())
-}
-
-fn decode_row(id: u64, row: RawRow, side: u32) -> Result<Sample, String> {
-    if row.captions.is_empty() {
-        return Err("its caption is null".to_owned());
-    }
-    let bytes = row.image.ok_or("its picture is null")?;
-    let picture = centre_square(decode(&bytes)?, side);
-    Ok(Sample {
-        id,
-        captions: row.captions,
-        pixels: picture.into_raw(),
-        image_size: side as usize,
-    })
 }
 
 // A panic in another thread leaves only whole entries behind, so the data stays good.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs;
+
+    use arrow::array::{ArrayRef, BinaryArray, Int64Array, LargeBinaryArray, LargeStringArray};
+    use arrow::array::{ListBuilder, StringArray, StringBuilder, StructArray};
+    use arrow::datatypes::{DataType, Field};
+
+    use super::*;
+    use crate::test_shards::{array, config, png, write_bad_rows, write_columns, write_set};
+
+    fn open_error(config: &DataConfig) -> String {
+        Dataset::open(config).err().unwrap().to_string()
+    }
+
+    #[test]
+    fn any_row_is_read_by_its_id_across_shards_and_row_groups() {
+        let folder = tempfile::tempdir().unwrap();
+        write_set(folder.path(), 23, 9, 4);
+        let dataset = Dataset::open(&config(folder.path())).unwrap();
+        assert_eq!((dataset.rows(), dataset.len()), (23, 23));
+        for id in [22, 0, 8, 9, 3, 4, 17, 0] {
+            let sample = dataset.sample(id).unwrap();
+            assert_eq!(sample.captions, [format!("thing {id}")]);
+            assert_eq!(sample.pixels[..3], [id as u8, 10, 20]);
+        }
+        assert!(dataset.sample(23).unwrap_err().to_string().contains("no sample 23"));
+    }
+
+    #[test]
+    fn pixels_are_channels_first_from_minus_one_to_one() {
+        let folder = tempfile::tempdir().unwrap();
+        write_set(folder.path(), 256, 256, 256);
+        let dataset = Dataset::open(&config(folder.path())).unwrap();
+        let mut out = [9.0; 48];
+        dataset.sample(255).unwrap().write_chw(&mut out);
+        assert_eq!(out[..16], [1.0; 16]);
+        assert_eq!(out[16..32], [10.0 / 127.5 - 1.0; 16]);
+        assert_eq!(out[32..], [20.0 / 127.5 - 1.0; 16]);
+        dataset.sample(0).unwrap().write_chw(&mut out);
+        assert_eq!(out[..16], [-1.0; 16]);
+    }
+
+    #[test]
+    fn the_usual_types_of_pictures_and_captions_are_read() {
+        let bytes = png(7);
+        let structs = StructArray::from(vec![
+            (
+                Arc::new(Field::new("bytes", DataType::Binary, true)),
+                array(BinaryArray::from_vec(vec![&bytes])),
+            ),
+            (
+                Arc::new(Field::new("path", DataType::Utf8, true)),
+                array(StringArray::from(vec![None::<&str>])),
+            ),
+        ]);
+        let mut list = ListBuilder::new(StringBuilder::new());
+        list.values().append_value("one");
+        list.values().append_null();
+        list.values().append_value("two");
+        list.append(true);
+        let images: [ArrayRef; 3] = [
+            array(BinaryArray::from_vec(vec![&bytes])),
+            array(LargeBinaryArray::from_vec(vec![&bytes])),
+            array(structs),
+        ];
+        let captions: [(ArrayRef, &[&str]); 3] = [
+            (array(StringArray::from(vec!["one"])), &["one"]),
+            (array(LargeStringArray::from(vec!["one"])), &["one"]),
+            (array(list.finish()), &["one", "two"]),
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        for image in &images {
+            for (caption, expected) in &captions {
+                write_columns(&path, vec![("image", image.clone()), ("caption", caption.clone())]);
+                let sample = Dataset::open(&config(&path)).unwrap().sample(0).unwrap();
+                assert_eq!(
+                    (sample.captions, sample.pixels[0]),
+                    (expected.iter().map(|text| (*text).to_owned()).collect(), 7)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_column_names_those_there_are_and_a_wrong_type_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        let numbers = || array(Int64Array::from(vec![1]));
+        write_columns(&path, vec![("picture", numbers()), ("text", numbers())]);
+        let message = open_error(&config(&path));
+        assert!(
+            message.ends_with("no column `image` (data.image_column); its columns are picture, text"),
+            "{message}"
+        );
+        let message = open_error(&DataConfig {
+            image_column: "picture".into(),
+            ..config(&path)
+        });
+        assert!(
+            message.contains("`picture` is int64; data.image_column must name binary"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn unusable_rows_are_named_with_shard_row_and_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        write_bad_rows(&path);
+        let dataset = Dataset::open(&config(&path)).unwrap();
+        let loaded = dataset.load(&[4, 3, 2, 1, 0, 1]).unwrap();
+        let usable: Vec<bool> = loaded.iter().map(Option::is_some).collect();
+        assert_eq!(usable, [true, false, false, false, true, false]);
+        let quarantined = dataset.quarantined();
+        let rows: Vec<u64> = quarantined.iter().map(|entry| entry.row).collect();
+        assert_eq!(rows, [1, 2, 3]);
+        assert_eq!(quarantined[0].shard, path);
+        assert_eq!(quarantined[1].reason, "its picture is null");
+        assert_eq!(quarantined[2].reason, "its caption is null");
+        let message = dataset.sample(3).unwrap_err().to_string();
+        assert!(
+            message.ends_with("row 3 can't be used: its caption is null"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn captions_are_listed_and_found() {
+        let folder = tempfile::tempdir().unwrap();
+        write_set(folder.path(), 20, 7, 3);
+        let subset = |max_samples| DataConfig {
+            max_samples,
+            ..config(folder.path())
+        };
+        let ten = Dataset::open(&subset(Some(10))).unwrap().captions().unwrap();
+        let five = Dataset::open(&subset(Some(5))).unwrap().captions().unwrap();
+        assert_eq!((ten.len(), &ten[..5]), (10, &five[..]));
+        assert!(ten.iter().all(|(id, captions)| captions[0] == format!("thing {id}")));
+        let dataset = Dataset::open(&subset(None)).unwrap();
+        assert_eq!(dataset.find_caption("thing 13").unwrap(), Some(13));
+        assert_eq!(dataset.find_caption("thing").unwrap(), None);
+    }
+
+    #[test]
+    fn more_samples_than_rows_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        write_set(folder.path(), 3, 3, 3);
+        let message = open_error(&DataConfig {
+            max_samples: Some(4),
+            ..config(folder.path())
+        });
+        assert!(message.starts_with("data.max_samples is 4, but"), "{message}");
+    }
+
+    #[test]
+    fn the_digest_is_of_the_content_and_a_changed_shard_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let [a, b] = ["a", "b"].map(|name| folder.path().join(name));
+        write_set(&a, 6, 3, 3);
+        write_set(&b, 6, 3, 3);
+        let digest = |path: &std::path::Path| Dataset::open(&config(path)).unwrap().digest().to_owned();
+        assert_eq!(digest(&a), digest(&b));
+        let glob = |folder: &std::path::Path| digest(&folder.join("*.parquet"));
+        assert_eq!(glob(&a), glob(&b));
+        fs::copy(a.join("shard-00000.parquet"), b.join("shard-00001.parquet")).unwrap();
+        write_set(&folder.path().join("c"), 5, 5, 5);
+        fs::copy(
+            folder.path().join("c/shard-00000.parquet"),
+            b.join("shard-00000.parquet"),
+        )
+        .unwrap();
+        let message = open_error(&config(&b));
+        assert!(message.contains("but its manifest says"), "{message}");
+        assert_ne!(glob(&a), glob(&b));
+    }
 }

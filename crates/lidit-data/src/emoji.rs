@@ -97,11 +97,13 @@ impl EmojiGroup {
 impl FromStr for EmojiGroup {
     type Err = String;
 
+    /// Takes the short name or Unicode's, as `food` or `Food & Drink`.
     fn from_str(name: &str) -> Result<Self, String> {
+        let lower = name.trim().to_lowercase();
         let known = Self::ALL.map(Self::name).join(", ");
         Self::ALL
             .into_iter()
-            .find(|group| group.name() == name)
+            .find(|group| group.name() == lower || group.label() == lower)
             .ok_or_else(|| format!("unknown emoji group `{name}`; the groups are {known}"))
     }
 }
@@ -224,4 +226,89 @@ fn licences() -> Vec<Licence> {
             "Names: Copyright 1991-2026 Unicode, Inc., Unicode License v3; changed: made into phrases",
         ),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::config::DataConfig;
+    use crate::dataset::Dataset;
+
+    fn build(groups: &[EmojiGroup], limit: Option<usize>) -> EmojiBuild {
+        EmojiBuild {
+            size: Some(16),
+            groups: groups.to_vec(),
+            limit,
+            rows_per_shard: 10,
+            recipe: "data build emoji".into(),
+        }
+    }
+
+    #[test]
+    fn a_part_of_the_set_is_built_read_back_and_says_its_licences() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("emoji");
+        let mut heard = Vec::new();
+        let manifest = build_emoji(&out, &build(&EmojiGroup::ALL, Some(24)), |done, total| {
+            heard.push((done, total))
+        })
+        .unwrap();
+        assert_eq!((manifest.rows, manifest.shards.len()), (24, 3));
+        assert_eq!(heard.last(), Some(&(24, 24)));
+        assert!(manifest.licences.iter().any(|licence| licence.licence == "CC-BY-4.0"));
+        let config = DataConfig {
+            path: out,
+            image_column: "image".into(),
+            caption_column: "caption".into(),
+            image_size: 16,
+            max_samples: None,
+            subset_seed: 0,
+        };
+        let dataset = Dataset::open(&config).unwrap();
+        let sample = dataset.sample(0).unwrap();
+        assert_eq!(
+            sample.captions,
+            ["a flat cartoon emoji of a grinning face, smileys & emotion"]
+        );
+        // The corner is transparent, so white; the middle of the face is Twemoji's yellow.
+        assert_eq!(sample.pixels[..3], [255, 255, 255]);
+        let middle = &sample.pixels[(4 * 16 + 8) * 3..][..3];
+        assert!(middle[0] > 200 && middle[1] > 150 && middle[2] < 130, "{middle:?}");
+    }
+
+    #[test]
+    fn flags_keycaps_and_skin_tones_are_left_out_and_captions_differ() {
+        let chosen = choose(&build(&EmojiGroup::ALL, None));
+        assert!((1550..1700).contains(&chosen.len()), "{}", chosen.len());
+        for (_, emoji, _) in &chosen {
+            assert!(
+                emoji.group() != Group::Flags && !emoji.name().contains("keycap"),
+                "{}",
+                emoji.name()
+            );
+            assert!(!emoji.name().contains("skin tone"), "{}", emoji.name());
+        }
+        let captions: BTreeSet<String> = chosen
+            .iter()
+            .map(|(group, emoji, _)| caption::of(emoji.name(), *group))
+            .collect();
+        assert_eq!(captions.len(), chosen.len());
+    }
+
+    #[test]
+    fn groups_are_taken_by_short_and_by_unicode_name() {
+        let food = choose(&build(&[EmojiGroup::Food], None));
+        assert!(food.iter().all(|(_, emoji, _)| emoji.group() == Group::FoodAndDrink));
+        assert_eq!("food".parse(), Ok(EmojiGroup::Food));
+        assert_eq!("Food & Drink".parse(), Ok(EmojiGroup::Food));
+        assert!(
+            "foods"
+                .parse::<EmojiGroup>()
+                .unwrap_err()
+                .contains("smileys, people, animals, food")
+        );
+    }
 }

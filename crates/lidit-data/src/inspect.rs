@@ -5,11 +5,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::dataset::{open_shards, row_groups};
 use crate::error::DataError;
 use crate::image::dimensions;
 use crate::row_group::Columns;
 use crate::shard::{Shard, type_name};
+use crate::shard_set::ShardSet;
 
 // Picture headers read: enough to see what sizes there are, little enough to answer at once.
 const IMAGES_LOOKED_AT: u64 = 1000;
@@ -81,26 +81,26 @@ pub struct ImageStats {
 ///
 /// A column that is not there leaves its statistics out; one of a type that can't be read is an error.
 pub fn inspect(path: &Path, image_column: &str, caption_column: &str) -> Result<Inspection, DataError> {
-    let (shards, manifest) = open_shards(path)?;
+    let set = ShardSet::open(path)?;
+    let (shards, manifest) = (&set.shards, &set.manifest);
     let has = |column: &str| {
         let holds = |shard: &Shard| shard.fields().any(|field| field.name() == column);
         shards.iter().all(holds)
     };
-    let groups = row_groups(&shards);
     let columns = shards.iter().take(1).flat_map(Shard::fields).map(|field| ColumnInfo {
         name: field.name().clone(),
         kind: type_name(field.data_type()),
     });
     Ok(Inspection {
-        rows: shards.iter().map(Shard::rows).sum(),
+        rows: set.rows(),
         shards: shards.len(),
-        row_groups: groups.len(),
+        row_groups: set.groups.len(),
         bytes: shards.iter().map(|shard| shard.bytes).sum(),
         columns: columns.collect(),
         captions: has(caption_column)
-            .then(|| captions(&shards, caption_column))
+            .then(|| captions(&set, caption_column))
             .transpose()?,
-        images: has(image_column).then(|| images(&shards, image_column)).transpose()?,
+        images: has(image_column).then(|| images(&set, image_column)).transpose()?,
         name: manifest.as_ref().map(|manifest| manifest.name.clone()),
         licences: manifest
             .iter()
@@ -110,7 +110,7 @@ pub fn inspect(path: &Path, image_column: &str, caption_column: &str) -> Result<
     })
 }
 
-fn captions(shards: &[Shard], column: &str) -> Result<CaptionStats, DataError> {
+fn captions(set: &ShardSet, column: &str) -> Result<CaptionStats, DataError> {
     let mut stats = CaptionStats::default();
     let mut distinct = std::collections::HashSet::new();
     let mut chars = 0;
@@ -118,12 +118,12 @@ fn captions(shards: &[Shard], column: &str) -> Result<CaptionStats, DataError> {
         image: None,
         caption: Some(column),
     };
-    for shard in shards {
+    for shard in &set.shards {
         shard.check_caption_column(column)?;
     }
-    for group in row_groups(shards) {
+    for group in &set.groups {
         let places: Vec<u64> = (0..group.ids.end - group.ids.start).collect();
-        group.read(&shards[group.shard], columns, &places, |row| {
+        group.read(&set.shards[group.shard], columns, &places, |row| {
             stats.null += u64::from(row.captions.is_empty());
             for caption in &row.captions {
                 let len = caption.chars().count() as u64;
@@ -157,22 +157,22 @@ fn fingerprint(text: &str) -> u64 {
     hasher.finish()
 }
 
-fn images(shards: &[Shard], column: &str) -> Result<ImageStats, DataError> {
+fn images(set: &ShardSet, column: &str) -> Result<ImageStats, DataError> {
     let mut stats = ImageStats::default();
     let columns = Columns {
         image: Some(column),
         caption: None,
     };
-    for shard in shards {
+    for shard in &set.shards {
         shard.check_image_column(column)?;
     }
-    for group in row_groups(shards) {
+    for group in &set.groups {
         let rows = (group.ids.end - group.ids.start).min(IMAGES_LOOKED_AT - stats.looked_at);
         let places: Vec<u64> = (0..rows).collect();
         if places.is_empty() {
             break;
         }
-        group.read(&shards[group.shard], columns, &places, |row| {
+        group.read(&set.shards[group.shard], columns, &places, |row| {
             stats.looked_at += 1;
             match row.image.as_deref().map(dimensions) {
                 Some(Ok((width, height))) => {
@@ -183,4 +183,47 @@ fn images(shards: &[Shard], column: &str) -> Result<ImageStats, DataError> {
         })?;
     }
     Ok(stats)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::test_shards::{write_bad_rows, write_set};
+
+    #[test]
+    fn a_set_is_described_by_its_manifest_footers_and_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        write_set(folder.path(), 23, 9, 4);
+        let found = inspect(folder.path(), "image", "caption").unwrap();
+        assert_eq!((found.rows, found.shards, found.row_groups), (23, 3, 8));
+        assert_eq!(found.name.as_deref(), Some("things"));
+        let columns: Vec<String> = found.columns.iter().map(|c| format!("{} {}", c.name, c.kind)).collect();
+        assert_eq!(
+            columns,
+            [
+                "key string",
+                "image binary",
+                "caption string",
+                "width uint32",
+                "height uint32"
+            ]
+        );
+        let captions = found.captions.unwrap();
+        assert_eq!((captions.count, captions.distinct, captions.null), (23, 23, 0));
+        assert_eq!((captions.min_chars, captions.max_chars), (7, 8));
+        assert_eq!(found.images.unwrap().sizes["4x4"], 23);
+    }
+
+    #[test]
+    fn what_can_not_be_used_is_counted_and_another_column_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        write_bad_rows(&path);
+        let found = inspect(&path, "image", "caption").unwrap();
+        let captions = found.captions.unwrap();
+        assert_eq!((captions.count, captions.null, captions.empty), (4, 1, 1));
+        assert_eq!(found.images.unwrap().unreadable, 1);
+        assert_eq!(inspect(&path, "image", "text").unwrap().captions, None);
+    }
 }

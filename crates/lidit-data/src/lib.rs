@@ -18,14 +18,18 @@ mod order;
 mod permutation;
 mod philox;
 mod row_group;
+mod sample;
 mod shard;
+mod shard_set;
 mod source;
 mod subset;
+#[cfg(test)]
+mod test_shards;
 mod writer;
 
 pub use batch::MicroBatch;
 pub use config::DataConfig;
-pub use dataset::{Dataset, Quarantined, Sample};
+pub use dataset::{Dataset, Quarantined};
 pub use emoji::{EmojiBuild, EmojiGroup, build_emoji};
 pub use error::DataError;
 pub use inspect::{CaptionStats, ColumnInfo, ImageStats, Inspection, inspect};
@@ -34,5 +38,6 @@ pub use manifest::{FORMAT_VERSION, Licence, Manifest, ManifestColumn, ManifestSh
 pub use order::{Draw, Place, SampleOrder, Share};
 pub use permutation::KeyedPermutation;
 pub use philox::{SampleRng, Stream, philox4x32};
+pub use sample::Sample;
 pub use subset::Subset;
 pub use writer::{Record, ShardWriter, WriterConfig};

@@ -184,3 +184,180 @@ fn threads(error: &dyn std::error::Error) -> DataError {
         reason: error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs;
+    use std::path::Path;
+
+    use arrow::array::{BinaryArray, ListBuilder, StringBuilder};
+
+    use super::*;
+    use crate::test_shards::{array, config, png, write_bad_rows, write_columns, write_set};
+
+    const SOLO: LoaderConfig = LoaderConfig {
+        seed: 5,
+        global_batch: 12,
+        micro_batch: 5,
+        rank: 0,
+        world_size: 1,
+        start_step: 0,
+    };
+
+    fn open(path: &Path) -> Dataset {
+        Dataset::open(&config(path)).unwrap()
+    }
+
+    fn steps(path: &Path, config: LoaderConfig, count: usize) -> Vec<Vec<MicroBatch>> {
+        let mut loader = Loader::new(open(path), config).unwrap();
+        (0..count).map(|_| loader.next_step().unwrap()).collect()
+    }
+
+    fn positions(steps: &[Vec<MicroBatch>]) -> Vec<u64> {
+        steps
+            .iter()
+            .flatten()
+            .flat_map(|batch| batch.positions.clone())
+            .collect()
+    }
+
+    #[test]
+    fn micro_batches_are_consecutive_slices_and_hold_what_their_ids_say() {
+        let folder = tempfile::tempdir().unwrap();
+        write_set(folder.path(), 30, 11, 4);
+        let steps = steps(folder.path(), SOLO, 6);
+        let lens: Vec<usize> = steps[0].iter().map(MicroBatch::len).collect();
+        assert_eq!(lens, [5, 5, 2]);
+        assert_eq!(positions(&steps), (0..72).collect::<Vec<_>>());
+        for batch in steps.iter().flatten() {
+            for (index, id) in batch.ids.iter().enumerate() {
+                assert_eq!(batch.captions[index], format!("thing {id}"));
+                assert_eq!(batch.pixels[index * 48], *id as f32 / 127.5 - 1.0);
+                assert_eq!(batch.epochs[index], batch.positions[index] / 30);
+            }
+        }
+        let mut epoch: Vec<u64> = steps
+            .iter()
+            .flatten()
+            .flat_map(|batch| batch.ids.clone())
+            .take(30)
+            .collect();
+        epoch.sort_unstable();
+        assert_eq!(epoch, (0..30).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn any_world_sees_the_stream_of_one() {
+        let folder = tempfile::tempdir().unwrap();
+        write_set(folder.path(), 30, 11, 4);
+        let alone = steps(folder.path(), SOLO, 3);
+        for world_size in [2, 3, 5, 12] {
+            let ranks: Vec<_> = (0..world_size)
+                .map(|rank| {
+                    steps(
+                        folder.path(),
+                        LoaderConfig {
+                            rank,
+                            world_size,
+                            ..SOLO
+                        },
+                        3,
+                    )
+                })
+                .collect();
+            for step in 0..3 {
+                let together = ranks.iter().flat_map(|steps| &steps[step]);
+                let ids: Vec<u64> = together.flat_map(|batch| batch.ids.clone()).collect();
+                let expected: Vec<u64> = alone[step].iter().flat_map(|batch| batch.ids.clone()).collect();
+                assert_eq!(ids, expected, "{world_size} ranks, step {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_loader_that_starts_later_goes_on_as_the_first_would_have() {
+        let folder = tempfile::tempdir().unwrap();
+        write_set(folder.path(), 30, 11, 4);
+        let all = steps(folder.path(), SOLO, 7);
+        let later = steps(folder.path(), LoaderConfig { start_step: 4, ..SOLO }, 3);
+        assert_eq!(all[4..], later);
+    }
+
+    #[test]
+    fn an_unusable_row_keeps_its_position_with_weight_zero() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        write_bad_rows(&path);
+        let mut loader = Loader::new(open(&path), SOLO).unwrap();
+        let step = loader.next_step().unwrap();
+        for batch in &step {
+            for (index, id) in batch.ids.iter().enumerate() {
+                let usable = [0, 4].contains(id);
+                assert_eq!(batch.weights[index], f32::from(usable), "{id}");
+                assert_eq!(batch.pixels[index * 48..][..48].iter().any(|x| *x != 0.0), usable);
+            }
+        }
+        assert_eq!(positions(&[step]), (0..12).collect::<Vec<_>>());
+        assert_eq!(loader.quarantined().len(), 3);
+    }
+
+    #[test]
+    fn every_alternative_of_a_caption_is_used_and_the_same_again_for_the_same_seed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        let mut list = ListBuilder::new(StringBuilder::new());
+        for caption in ["left", "right"] {
+            list.values().append_value(caption);
+        }
+        list.append(true);
+        let image = array(BinaryArray::from_vec(vec![&png(1)]));
+        write_columns(&path, vec![("image", image), ("caption", array(list.finish()))]);
+        let captions = |seed| -> Vec<String> {
+            let steps = steps(&path, LoaderConfig { seed, ..SOLO }, 3);
+            steps
+                .iter()
+                .flatten()
+                .flat_map(|batch| batch.captions.clone())
+                .collect()
+        };
+        let first = captions(1);
+        let lefts = first.iter().filter(|caption| *caption == "left").count();
+        assert!((8..28).contains(&lefts), "{lefts} of 36");
+        assert_eq!(first, captions(1));
+        assert_ne!(first, captions(2));
+    }
+
+    #[test]
+    fn a_shard_that_fails_is_an_error_that_names_it_and_never_a_wait() {
+        let folder = tempfile::tempdir().unwrap();
+        write_set(folder.path(), 30, 11, 4);
+        let dataset = open(folder.path());
+        fs::remove_file(folder.path().join("shard-00001.parquet")).unwrap();
+        let mut loader = Loader::new(dataset, SOLO).unwrap();
+        let message = loader.next_step().unwrap_err().to_string();
+        assert!(message.contains("shard-00001.parquet"), "{message}");
+        assert!(matches!(loader.next_step(), Err(DataError::LoaderStopped)));
+    }
+
+    #[test]
+    fn dropping_a_loader_ends_its_thread() {
+        let folder = tempfile::tempdir().unwrap();
+        write_set(folder.path(), 30, 11, 4);
+        let dataset = open(folder.path());
+        let mut loader = Loader::new(dataset.clone(), SOLO).unwrap();
+        loader.next_step().unwrap();
+        drop(loader);
+        assert_eq!(dataset.holders(), 1);
+    }
+
+    #[test]
+    fn impossible_shares_are_refused_with_their_key() {
+        let refused = |config: LoaderConfig| config.validate().unwrap_err().to_string();
+        assert!(
+            refused(LoaderConfig { world_size: 13, ..SOLO }).starts_with("train.global_batch is 12, but there are 13")
+        );
+        assert!(refused(LoaderConfig { micro_batch: 0, ..SOLO }).starts_with("train.micro_batch is 0"));
+        assert!(refused(LoaderConfig { rank: 1, ..SOLO }).starts_with("rank is 1 in a world of 1"));
+    }
+}

@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(values(0x0123_4567_89ab_cdef, 3, 10), PYTHON_ORDER);
     }
 
-    const PYTHON_ORDER: [u64; 10] = [0; 10];
+    const PYTHON_ORDER: [u64; 10] = [0, 8, 2, 3, 9, 4, 6, 7, 5, 1];
 
     #[test]
     fn a_huge_set_seeks_without_memory() {

@@ -167,8 +167,8 @@ mod tests {
         }
     }
 
-    const PYTHON_UNIFORMS: [f32; 5] = [0.0; 5];
-    const PYTHON_NORMALS: [f32; 5] = [0.0; 5];
+    const PYTHON_UNIFORMS: [f32; 5] = [0.409_601_1, 0.919_558_1, 0.119_798_96, 0.708_329_56, 0.011_486_59];
+    const PYTHON_NORMALS: [f32; 5] = [1.682_891_1, -2.354_974_9, 0.358_118_9, 0.521_261_33, 0.457_726_9];
 
     #[test]
     fn any_of_seed_epoch_sample_and_stream_changes_the_numbers() {

@@ -225,3 +225,77 @@ fn put_in_place(folder: TempDir, out: &Path) -> Result<(), DataError> {
     }
     fs::rename(&built, out).map_err(restore)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::test_shards::write_set;
+
+    fn create(out: &Path) -> Result<ShardWriter, DataError> {
+        let config = WriterConfig {
+            name: "x".into(),
+            recipe: "x".into(),
+            rows_per_shard: 2,
+            rows_per_group: 2,
+        };
+        ShardWriter::create(out, config)
+    }
+
+    #[test]
+    fn the_same_records_give_the_same_bytes_and_the_manifest_tells_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let [a, b] = ["a", "b"].map(|name| folder.path().join(name));
+        for out in [&a, &b] {
+            write_set(out, 5, 2, 2);
+        }
+        let manifest = Manifest::read(&a.join(FILE_NAME)).unwrap();
+        assert_eq!(manifest.rows, 5);
+        let rows: Vec<u64> = manifest.shards.iter().map(|shard| shard.rows).collect();
+        assert_eq!(rows, [2, 2, 1]);
+        for shard in &manifest.shards {
+            let bytes = fs::read(a.join(&shard.file)).unwrap();
+            assert_eq!(bytes, fs::read(b.join(&shard.file)).unwrap());
+            assert_eq!(
+                (bytes.len() as u64, hex(&Sha256::digest(&bytes))),
+                (shard.bytes, shard.sha256.clone())
+            );
+        }
+        let text = |out: &Path| fs::read_to_string(out.join(FILE_NAME)).unwrap();
+        assert_eq!(text(&a), text(&b));
+    }
+
+    #[test]
+    fn an_earlier_set_is_replaced_and_nothing_is_left_beside() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("set");
+        write_set(&out, 9, 2, 2);
+        write_set(&out, 3, 2, 2);
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 3);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_folder_with_anything_else_is_refused_and_untouched() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("set");
+        write_set(&out, 3, 2, 2);
+        fs::write(out.join("notes.txt"), "mine").unwrap();
+        let message = create(&out).err().unwrap().to_string();
+        assert!(message.contains("holds `notes.txt`"), "{message}");
+        let message = create(folder.path()).err().unwrap().to_string();
+        assert!(message.contains("no manifest.json"), "{message}");
+        assert_eq!(fs::read_to_string(out.join("notes.txt")).unwrap(), "mine");
+    }
+
+    #[test]
+    fn a_build_that_breaks_off_leaves_the_old_set_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("set");
+        write_set(&out, 3, 2, 2);
+        let before = fs::read(out.join("shard-00000.parquet")).unwrap();
+        drop(create(&out).unwrap());
+        assert_eq!(fs::read(out.join("shard-00000.parquet")).unwrap(), before);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,68 @@
+//! `lidit data inspect PATH`: schema, rows, sizes, caption statistics.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use lidit_data::{Inspection, inspect};
+
+use crate::outcome::Outcome;
+
+/// Arguments of `lidit data inspect`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// A manifest or its folder, a Parquet file, a folder of them, or a glob.
+    path: PathBuf,
+    /// Column of pictures.
+    #[arg(long, value_name = "COLUMN", default_value = "image")]
+    image_column: String,
+    /// Column of captions.
+    #[arg(long, value_name = "COLUMN", default_value = "caption")]
+    caption_column: String,
+}
+
+/// Looks at shards.
+pub fn run(args: &Args) -> Result<Outcome> {
+    let found = inspect(&args.path, &args.image_column, &args.caption_column)?;
+    Ok(Outcome::done(describe(&found, args)?, serde_json::to_value(&found)?))
+}
+
+fn describe(found: &Inspection, args: &Args) -> Result<String> {
+    let mut text = String::new();
+    if let Some(name) = &found.name {
+        writeln!(text, "set: {name}")?;
+    }
+    let (rows, groups, shards, bytes) = (found.rows, found.row_groups, found.shards, found.bytes);
+    writeln!(text, "{rows} rows in {groups} row groups of {shards} shards, {bytes} bytes")?;
+    for column in &found.columns {
+        writeln!(text, "column {}: {}", column.name, column.kind)?;
+    }
+    match &found.captions {
+        Some(stats) => writeln!(
+            text,
+            "captions: {} ({} distinct, {} empty, {} rows without), {} to {} characters, {:.1} on average",
+            stats.count,
+            stats.distinct,
+            stats.empty,
+            stats.null,
+            stats.min_chars,
+            stats.max_chars,
+            stats.mean_chars
+        )?,
+        None => writeln!(text, "captions: no column `{}`, name it with --caption-column", args.caption_column)?,
+    }
+    match &found.images {
+        Some(stats) => {
+            write!(text, "pictures: the first {}, {} unreadable;", stats.looked_at, stats.unreadable)?;
+            for (size, count) in &stats.sizes {
+                write!(text, " {count} of {size}")?;
+            }
+            writeln!(text)?;
+        }
+        None => writeln!(text, "pictures: no column `{}`, name it with --image-column", args.image_column)?,
+    }
+    for licence in &found.licences {
+        writeln!(text, "licence of {licence}")?;
+    }
+    Ok(text.trim_end().to_owned())
+}
