@@ -1,0 +1,334 @@
+//! The run directory: the one folder that reproduces its run.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use image::RgbImage;
+
+/// Held by the process that writes the run; no part of the run itself.
+const LOCK: &str = ".lock";
+/// What a run makes in its directory, apart from hidden files.
+const OWN: [&str; 7] = [
+    "config.toml",
+    "history.jsonl",
+    "metrics.jsonl",
+    "tensorboard",
+    "samples",
+    "checkpoints",
+    "result.json",
+];
+
+/// A run directory: `config.toml`, `history.jsonl`, `metrics.jsonl`, `tensorboard/`, `samples/`, `checkpoints/`, and
+/// `result.json` last.
+///
+/// [`create`](Self::create) and [`resume`](Self::resume) are for the one process that writes (rank 0) and hold a lock
+/// until the value is dropped; every other process [`attach`](Self::attach)es.
+#[derive(Debug)]
+pub struct RunDir {
+    root: PathBuf,
+    /// `None` for a reader, and on a file system without locks.
+    _lock: Option<File>,
+}
+
+impl RunDir {
+    /// Makes a new run directory; `root` may exist when it is empty.
+    ///
+    /// # Errors
+    /// When `root` holds anything, or another process is writing there.
+    pub fn create(root: &Path) -> Result<Self> {
+        let lock = Self::lock(root)?;
+        if let Some(name) = first_entry(root, Entries::All)? {
+            bail!(
+                "run directory {} is not empty (it holds {name}): continue that run with --resume, or name another --run-dir",
+                root.display()
+            );
+        }
+        Self::with_folders(root, lock)
+    }
+
+    /// Opens a run directory to continue its run; one that is missing or empty is made, as [`create`](Self::create) does.
+    ///
+    /// # Errors
+    /// When `root` holds files but no `config.toml`, so is no run, or another process is writing there.
+    pub fn resume(root: &Path) -> Result<Self> {
+        let lock = Self::lock(root)?;
+        // An attempt that died early has made folders but no config.
+        if !root.join("config.toml").is_file()
+            && let Some(name) = first_entry(root, Entries::Foreign)?
+        {
+            bail!(
+                "{} holds {name} but no config.toml, so it is no run directory: name another --run-dir",
+                root.display()
+            );
+        }
+        Self::with_folders(root, lock)
+    }
+
+    /// A view of a run that some other process writes, without the lock: for ranks above 0 and for readers.
+    ///
+    /// # Errors
+    /// When `root` is no folder.
+    pub fn attach(root: &Path) -> Result<Self> {
+        if !root.is_dir() {
+            bail!("there is no run directory {}", root.display());
+        }
+        Ok(Self {
+            root: root.to_owned(),
+            _lock: None,
+        })
+    }
+
+    fn with_folders(root: &Path, lock: Option<File>) -> Result<Self> {
+        let run = Self {
+            root: root.to_owned(),
+            _lock: lock,
+        };
+        for folder in [run.tensorboard(), run.samples(), run.checkpoints()] {
+            fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        }
+        Ok(run)
+    }
+
+    fn lock(root: &Path) -> Result<Option<File>> {
+        fs::create_dir_all(root).with_context(|| format!("cannot make the run directory {}", root.display()))?;
+        let path = root.join(LOCK);
+        let mut file = File::options()
+            .create(true)
+            .read(true)
+            .write(true)
+            .truncate(false)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let holder = fs::read_to_string(&path).unwrap_or_default();
+                bail!(
+                    "run directory {} is being written by another process ({}): wait for it, or stop it first",
+                    root.display(),
+                    holder.trim()
+                );
+            }
+            // Some cluster file systems have no locks; the scheduler is then what keeps two jobs apart.
+            Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => return Ok(None),
+            Err(TryLockError::Error(e)) => return Err(e).with_context(|| format!("cannot lock {}", path.display())),
+        }
+        file.set_len(0)
+            .and_then(|()| writeln!(file, "process {} on {}", std::process::id(), host_name()))
+            .with_context(|| format!("cannot write {}; is the disk full?", path.display()))?;
+        Ok(Some(file))
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The resolved config, `config.toml`.
+    pub fn config(&self) -> PathBuf {
+        self.root.join("config.toml")
+    }
+
+    /// Every attempt at the run, `history.jsonl`.
+    pub fn history(&self) -> PathBuf {
+        self.root.join("history.jsonl")
+    }
+
+    /// One line a logged step of the surviving lineage, `metrics.jsonl`.
+    pub fn metrics(&self) -> PathBuf {
+        self.root.join("metrics.jsonl")
+    }
+
+    /// Event files for TensorBoard, `tensorboard/`.
+    pub fn tensorboard(&self) -> PathBuf {
+        self.root.join("tensorboard")
+    }
+
+    /// Sample grids, `samples/`.
+    pub fn samples(&self) -> PathBuf {
+        self.root.join("samples")
+    }
+
+    /// The grid drawn after `step` steps, `samples/step-N.png`.
+    pub fn sample_grid(&self, step: u64) -> PathBuf {
+        self.samples().join(format!("step-{step}.png"))
+    }
+
+    /// Checkpoints, `checkpoints/`.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.root.join("checkpoints")
+    }
+
+    /// The run's outcome, written last, `result.json`.
+    pub fn result(&self) -> PathBuf {
+        self.root.join("result.json")
+    }
+
+    /// Writes the resolved config; a reader sees the old one or the new one, never a part.
+    pub fn write_config(&self, toml: &str) -> Result<()> {
+        write_atomically(&self.config(), toml.as_bytes())
+    }
+
+    /// The resolved config's text; `None` when no attempt got as far as writing it.
+    pub fn read_config(&self) -> Result<Option<String>> {
+        let path = self.config();
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(Some(text)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
+        }
+    }
+
+    /// Writes `samples/step-N.png`.
+    pub fn write_sample_grid(&self, step: u64, grid: &RgbImage) -> Result<()> {
+        write_atomically(&self.sample_grid(step), &crate::image_grid::png(grid)?)
+    }
+
+    /// Writes `result.json`, as one line.
+    pub fn write_result(&self, result: &serde_json::Value) -> Result<()> {
+        write_atomically(&self.result(), format!("{result}\n").as_bytes())
+    }
+
+    /// Removes the `result.json` of an earlier, shorter run; a run that goes on has no result yet.
+    pub fn clear_result(&self) -> Result<()> {
+        let path = self.result();
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                Err(e).with_context(|| format!("cannot remove {}", path.display()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Writes a file so that its name always stands for the whole old or the whole new content, also after a power cut:
+/// a file beside it, fsync, rename, fsync of the folder.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let name = path
+        .file_name()
+        .with_context(|| format!("{} names no file", path.display()))?;
+    replace(
+        path,
+        &path.with_file_name(format!(".{}.partial", name.to_string_lossy())),
+        bytes,
+    )
+}
+
+/// [`write_atomically`] by way of the file `partial` in the same folder.
+pub(crate) fn replace(path: &Path, partial: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or_else(|| Path::new("."));
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(partial)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(partial, path)?;
+        File::open(folder)?.sync_all()
+    };
+    write().with_context(|| format!("cannot write {}; is the disk full?", path.display()))
+}
+
+/// This machine's name, for people who read the history of a run that moved.
+pub(crate) fn host_name() -> String {
+    gethostname::gethostname().to_string_lossy().into_owned()
+}
+
+/// Which names of a folder count.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Entries {
+    /// All but the lock.
+    All,
+    /// Those that no run makes; hidden ones are left-overs of files that were being written.
+    Foreign,
+}
+
+/// The first name in a folder, by order of names.
+fn first_entry(root: &Path, which: Entries) -> Result<Option<String>> {
+    let read = || -> std::io::Result<Option<String>> {
+        let mut first: Option<String> = None;
+        for entry in fs::read_dir(root)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let own = name.starts_with('.') || OWN.contains(&name.as_str());
+            let counts = name != LOCK && !(own && which == Entries::Foreign);
+            if counts && first.as_ref().is_none_or(|f| name < *f) {
+                first = Some(name);
+            }
+        }
+        Ok(first)
+    };
+    read().with_context(|| format!("cannot list {}", root.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_new_run_has_its_folders_and_takes_an_empty_one() {
+        let dir = tempfile::tempdir().unwrap();
+        for root in [dir.path().join("a/b"), dir.path().join("c")] {
+            let run = RunDir::create(&root).unwrap();
+            assert!(run.tensorboard().is_dir() && run.samples().is_dir() && run.checkpoints().is_dir());
+        }
+    }
+
+    #[test]
+    fn a_folder_that_holds_something_is_refused_with_the_way_out() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("notes.txt"), "mine").unwrap();
+        let message = RunDir::create(dir.path()).unwrap_err().to_string();
+        assert!(
+            message.contains("notes.txt") && message.contains("--resume"),
+            "{message}"
+        );
+        let message = RunDir::resume(dir.path()).unwrap_err().to_string();
+        assert!(message.contains("no config.toml"), "{message}");
+    }
+
+    #[test]
+    fn a_run_is_resumed_and_an_empty_folder_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunDir::resume(dir.path()).unwrap();
+        assert_eq!(run.read_config().unwrap(), None);
+        drop(run);
+        let run = RunDir::resume(dir.path()).unwrap();
+        run.write_config("a = 1\n").unwrap();
+        run.write_result(&serde_json::json!({"step": 3})).unwrap();
+        drop(run);
+        let run = RunDir::resume(dir.path()).unwrap();
+        assert_eq!(run.read_config().unwrap().as_deref(), Some("a = 1\n"));
+        assert_eq!(fs::read_to_string(run.result()).unwrap(), "{\"step\":3}\n");
+        run.clear_result().unwrap();
+        run.clear_result().unwrap();
+        assert!(!run.result().exists());
+    }
+
+    #[test]
+    fn a_second_writer_is_refused_until_the_first_is_gone_and_readers_never() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = RunDir::create(dir.path()).unwrap();
+        let message = RunDir::resume(dir.path()).unwrap_err().to_string();
+        assert!(
+            message.contains(&format!("process {}", std::process::id())),
+            "{message}"
+        );
+        RunDir::attach(dir.path()).unwrap();
+        drop(first);
+        RunDir::resume(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn an_atomic_write_leaves_no_partial_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        write_atomically(&path, b"1").unwrap();
+        write_atomically(&path, b"22").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"22");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}
