@@ -13,13 +13,15 @@ pub enum DistError {
         /// What is wrong and what to do.
         problem: String,
     },
-    /// More than one rank, and a binary without an engine.
+    /// More than one rank, and a binary without the engine.
     #[error(
-        "world size {size} needs a way to reach the other ranks and this binary has none: build it with --features gloo (CPU) or --features nccl (GPU)"
+        "world size {size} needs a way to reach the other ranks, and this binary was built without it: build with {features}"
     )]
     NoEngine {
         /// The world size asked for.
         size: usize,
+        /// The cargo features to build with.
+        features: &'static str,
     },
     /// Ranks that did not come to the rendezvous in time.
     #[error("{} did not come to the rendezvous at {address} within {:.1} s: start every rank with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE, and read what the missing ones printed", name_ranks(.ranks), .deadline.as_secs_f64())]

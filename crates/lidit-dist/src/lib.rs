@@ -5,9 +5,23 @@
 //! Every wait has a deadline, and a rank that is lost makes every other rank fail with a message that names it.
 
 mod error;
+#[cfg(feature = "gloo")]
+mod gloo;
+mod host;
+#[cfg(feature = "gloo")]
+mod mesh;
+#[cfg(feature = "nccl")]
+mod nccl;
 mod place;
+mod store;
+mod wire;
 mod world;
 
 pub use error::DistError;
-pub use place::{Meeting, Place};
+#[cfg(feature = "gloo")]
+pub use gloo::Gloo;
+#[cfg(feature = "nccl")]
+pub use nccl::Nccl;
+pub use place::{Engine, Meeting, Place};
+pub use store::Store;
 pub use world::{Transport, World};

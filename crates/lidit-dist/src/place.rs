@@ -16,6 +16,17 @@ pub struct Place {
     pub local_rank: usize,
     /// Where the ranks meet; `None` for a single process.
     pub meeting: Option<Meeting>,
+    /// The engine asked for, in a binary that has both.
+    pub engine: Option<Engine>,
+}
+
+/// What carries bytes between ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// CPU processes, over TCP.
+    Gloo,
+    /// GPU processes, one a GPU.
+    Nccl,
 }
 
 /// Where the ranks of one run meet, and what they must know to be let in.
@@ -92,10 +103,13 @@ impl Place {
     }
 
     fn read(get: Lookup) -> Result<Self, DistError> {
-        let Some(launcher) = LAUNCHERS
-            .iter()
-            .find(|launcher| get(launcher.rank).is_some())
-        else {
+        let engine = match get("LIDIT_TRANSPORT").as_deref() {
+            None => None,
+            Some("gloo") => Some(Engine::Gloo),
+            Some("nccl") => Some(Engine::Nccl),
+            Some(other) => return Err(refuse(&[("LIDIT_TRANSPORT", other)], "choose gloo or nccl")),
+        };
+        let Some(launcher) = LAUNCHERS.iter().find(|launcher| get(launcher.rank).is_some()) else {
             if let Some(size) = get("WORLD_SIZE") {
                 return Err(refuse(
                     &[("WORLD_SIZE", &size)],
@@ -107,6 +121,7 @@ impl Place {
                 size: 1,
                 local_rank: 0,
                 meeting: None,
+                engine,
             });
         };
         let (rank, size) = rank_and_size(launcher, get)?;
@@ -120,23 +135,17 @@ impl Place {
         if local_rank > rank {
             let name = launcher.local_rank.unwrap_or_default();
             return Err(refuse(
-                &[
-                    (launcher.rank, &rank.to_string()),
-                    (name, &local_rank.to_string()),
-                ],
+                &[(launcher.rank, &rank.to_string()), (name, &local_rank.to_string())],
                 "a rank on its host can't exceed the rank in the world",
             ));
         }
-        let meeting = if size == 1 {
-            None
-        } else {
-            Some(Meeting::read(get)?)
-        };
+        let meeting = if size == 1 { None } else { Some(Meeting::read(get)?) };
         Ok(Self {
             rank,
             size,
             local_rank,
             meeting,
+            engine,
         })
     }
 }
@@ -158,12 +167,7 @@ impl Meeting {
             (Some(port), _) => u16::try_from(port)
                 .ok()
                 .filter(|port| *port != 0)
-                .ok_or_else(|| {
-                    refuse(
-                        &[("MASTER_PORT", &port.to_string())],
-                        "not a port: choose 1 to 65535",
-                    )
-                })?,
+                .ok_or_else(|| refuse(&[("MASTER_PORT", &port.to_string())], "not a port: choose 1 to 65535"))?,
             // Any port will do when every rank can derive the same one; jobs that share a node should not collide.
             (None, Some(job)) => 20_000 + (job % 20_000) as u16,
             (None, None) => {
@@ -212,10 +216,7 @@ fn rank_and_size(launcher: &Launcher, get: Lookup) -> Result<(usize, usize), Dis
     };
     if rank >= size {
         return Err(refuse(
-            &[
-                (launcher.rank, &rank.to_string()),
-                (launcher.size, &size.to_string()),
-            ],
+            &[(launcher.rank, &rank.to_string()), (launcher.size, &size.to_string())],
             "ranks count from 0 to the world size less 1",
         ));
     }
@@ -379,10 +380,8 @@ mod tests {
                 "RANK=0 WORLD_SIZE=4 OMPI_COMM_WORLD_RANK=1 OMPI_COMM_WORLD_SIZE=4",
                 "OMPI_COMM_WORLD_RANK=1",
             ),
-            (
-                "JOB_COMPLETION_INDEX=1",
-                "JOB_COMPLETION_INDEX=1, WORLD_SIZE (unset)",
-            ),
+            ("JOB_COMPLETION_INDEX=1", "JOB_COMPLETION_INDEX=1, WORLD_SIZE (unset)"),
+            ("LIDIT_TRANSPORT=mpi", "LIDIT_TRANSPORT=mpi: choose gloo or nccl"),
             ("RANK=0 WORLD_SIZE=2", "MASTER_ADDR (unset)"),
             ("RANK=0 WORLD_SIZE=2 MASTER_ADDR=a", "MASTER_PORT (unset)"),
             (
@@ -405,14 +404,8 @@ mod tests {
         let step = "SLURM_PROCID=1 SLURM_NTASKS=2 SLURM_STEP_NODELIST=gpu[003-005,9],login SLURM_JOB_ID=41234 LIDIT_RENDEZVOUS_SECRET=s";
         let meeting = read(step).unwrap().meeting.unwrap();
         assert_eq!((meeting.host.as_str(), meeting.port), ("gpu003", 21_234));
-        let requeued = read(&format!("{step} SLURM_RESTART_COUNT=1"))
-            .unwrap()
-            .meeting
-            .unwrap();
-        assert_ne!(
-            requeued.run, meeting.run,
-            "a requeued job is another attempt"
-        );
+        let requeued = read(&format!("{step} SLURM_RESTART_COUNT=1")).unwrap().meeting.unwrap();
+        assert_ne!(requeued.run, meeting.run, "a requeued job is another attempt");
         for (nodes, first) in [
             ("a", "a"),
             ("a,b", "a"),
@@ -426,8 +419,7 @@ mod tests {
 
     #[test]
     fn the_secret_is_never_printed() {
-        let place =
-            read(&format!("RANK=0 WORLD_SIZE=2 {MEETING}").replace("=s", "=hunter2")).unwrap();
+        let place = read(&format!("RANK=0 WORLD_SIZE=2 {MEETING}").replace("=s", "=hunter2")).unwrap();
         assert!(!format!("{place:?}").contains("hunter2"));
     }
 }

@@ -3,15 +3,19 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::{DistError, Place};
+#[cfg(feature = "gloo")]
+use crate::Gloo;
+#[cfg(feature = "nccl")]
+use crate::Nccl;
+use crate::{DistError, Engine, Place};
 
 /// The processes of a run, seen from one of them.
 ///
-/// Every collective must be called by every rank, in the same order, with buffers of the same length. Sums run over
-/// ranks in rank order, element by element (Gloo), so they are bit-equal on every rank, in every rerun, and whether a
-/// vector is reduced whole or in ranges. NCCL chooses its own order, the same in every rerun of one topology.
+/// Every collective must be called by every rank, in the same order, with buffers of the same length. Over Gloo, sums
+/// run in rank order, element by element: bit-equal on every rank, in every rerun, and whether a vector is reduced whole
+/// or in ranges. NCCL chooses its own order, the same in every rerun on one topology.
 ///
-/// After an error the world is dead: every later collective fails too.
+/// After an error the world is dead: every later collective fails too. Drop it and exit; a launcher starts it anew.
 pub struct World {
     rank: usize,
     size: usize,
@@ -23,6 +27,12 @@ pub struct World {
 pub enum Transport {
     /// One process: nothing crosses anything.
     Solo,
+    /// CPU processes.
+    #[cfg(feature = "gloo")]
+    Gloo(Gloo),
+    /// GPU processes.
+    #[cfg(feature = "nccl")]
+    Nccl(Nccl),
 }
 
 impl World {
@@ -36,24 +46,26 @@ impl World {
         }
     }
 
-    /// The world that the environment describes ([`Place::from_env`]); the only reader of environment variables.
+    /// The world that the environment describes ([`Place::from_env`]), the only reader of environment variables.
     ///
-    /// `deadline` bounds the rendezvous and, later, each collective: it must be longer than the longest time one rank
+    /// `deadline` bounds the rendezvous and, later, each collective: it must exceed the longest time by which one rank
     /// may lag behind another.
     pub fn from_env(deadline: Duration) -> Result<Self, DistError> {
         Self::join(&Place::from_env()?, deadline)
     }
 
-    /// Takes a place in a world and waits for the other ranks.
+    /// Takes a place in a world, and waits for the other ranks to take theirs.
     pub fn join(place: &Place, deadline: Duration) -> Result<Self, DistError> {
-        let _ = deadline;
-        if place.size == 1 {
-            return Ok(Self {
-                local_rank: place.local_rank,
-                ..Self::solo()
-            });
-        }
-        Err(DistError::NoEngine { size: place.size })
+        let transport = match &place.meeting {
+            Some(_) if place.size > 1 => Transport::join(place, deadline)?,
+            _ => Transport::Solo,
+        };
+        Ok(Self {
+            rank: place.rank,
+            size: place.size,
+            local_rank: place.local_rank,
+            transport,
+        })
     }
 
     /// This process, `0..size`.
@@ -71,50 +83,68 @@ impl World {
         self.local_rank
     }
 
-    /// The name of the transport, for logs: `solo`, `gloo` or `nccl`.
-    pub fn transport(&self) -> &'static str {
-        match &self.transport {
-            Transport::Solo => "solo",
-        }
+    /// How bytes cross processes here.
+    pub fn transport(&self) -> &Transport {
+        &self.transport
     }
+}
 
+#[cfg_attr(
+    not(any(feature = "gloo", feature = "nccl")),
+    expect(
+        unused_variables,
+        clippy::unnecessary_wraps,
+        reason = "without an engine nothing crosses processes"
+    )
+)]
+impl World {
     /// Replaces `values` on every rank by their sum over ranks.
     pub fn all_reduce_sum(&self, values: &mut [f32]) -> Result<(), DistError> {
-        let _ = values;
         match &self.transport {
             Transport::Solo => Ok(()),
+            #[cfg(feature = "gloo")]
+            Transport::Gloo(gloo) => gloo.all_reduce("all_reduce_sum", values, |a, b| a + b),
+            #[cfg(feature = "nccl")]
+            Transport::Nccl(nccl) => nccl.all_reduce_sum(values),
         }
     }
 
     /// Replaces `values[ranges[rank]]` by its sum over ranks; what lies outside the own range is unspecified afterwards.
     ///
     /// `ranges`: one a rank, ascending, disjoint, of any lengths (empty ones too), the same on every rank.
-    pub fn reduce_scatter_sum(
-        &self,
-        values: &mut [f32],
-        ranges: &[Range<usize>],
-    ) -> Result<(), DistError> {
+    pub fn reduce_scatter_sum(&self, values: &mut [f32], ranges: &[Range<usize>]) -> Result<(), DistError> {
         assert_ranges(ranges, self.size, values.len());
         match &self.transport {
             Transport::Solo => Ok(()),
+            #[cfg(feature = "gloo")]
+            Transport::Gloo(gloo) => gloo.reduce_scatter("reduce_scatter_sum", values, ranges, |a, b| a + b),
+            #[cfg(feature = "nccl")]
+            Transport::Nccl(nccl) => nccl.reduce_scatter_sum(values, ranges),
         }
     }
 
     /// Fills `values[ranges[r]]` with rank r's values, for every r.
     ///
-    /// `ranges`: as in [`World::reduce_scatter_sum`].
+    /// `ranges`: as in [`World::reduce_scatter_sum`]; what lies outside of all ranges stays as it was.
     pub fn all_gather(&self, values: &mut [f32], ranges: &[Range<usize>]) -> Result<(), DistError> {
         assert_ranges(ranges, self.size, values.len());
         match &self.transport {
             Transport::Solo => Ok(()),
+            #[cfg(feature = "gloo")]
+            Transport::Gloo(gloo) => gloo.all_gather("all_gather", values, ranges),
+            #[cfg(feature = "nccl")]
+            Transport::Nccl(nccl) => nccl.all_gather(values, ranges),
         }
     }
 
     /// Replaces `values` on every rank by their sum over ranks, in f64: counts, losses, squared norms.
     pub fn sum_f64(&self, values: &mut [f64]) -> Result<(), DistError> {
-        let _ = values;
         match &self.transport {
             Transport::Solo => Ok(()),
+            #[cfg(feature = "gloo")]
+            Transport::Gloo(gloo) => gloo.all_reduce("sum_f64", values, |a, b| a + b),
+            #[cfg(feature = "nccl")]
+            Transport::Nccl(nccl) => nccl.sum_f64(values),
         }
     }
 
@@ -122,6 +152,14 @@ impl World {
     pub fn max(&self, value: u64) -> Result<u64, DistError> {
         match &self.transport {
             Transport::Solo => Ok(value),
+            #[cfg(feature = "gloo")]
+            Transport::Gloo(gloo) => {
+                let mut values = [value];
+                gloo.all_reduce("max", &mut values, u64::max)?;
+                Ok(values[0])
+            }
+            #[cfg(feature = "nccl")]
+            Transport::Nccl(nccl) => nccl.max(value),
         }
     }
 
@@ -130,17 +168,55 @@ impl World {
         self.max(0).map(|_| ())
     }
 
-    /// Replaces `bytes` on every rank by those of rank `root`; lengths may differ before.
+    /// Replaces `bytes` on every rank by those of rank `root`; lengths may differ before. At most 4 GiB.
     pub fn broadcast(&self, bytes: &mut Vec<u8>, root: usize) -> Result<(), DistError> {
-        assert!(
-            root < self.size,
-            "broadcast from rank {root} of {}",
-            self.size
-        );
-        let _ = bytes;
+        assert!(root < self.size, "broadcast from rank {root} of {}", self.size);
         match &self.transport {
             Transport::Solo => Ok(()),
+            #[cfg(feature = "gloo")]
+            Transport::Gloo(gloo) => gloo.broadcast(bytes, root),
+            #[cfg(feature = "nccl")]
+            Transport::Nccl(nccl) => nccl.broadcast(bytes, root),
         }
+    }
+}
+
+impl Transport {
+    /// `solo`, `gloo` or `nccl`, for logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Solo => "solo",
+            #[cfg(feature = "gloo")]
+            Self::Gloo(_) => "gloo",
+            #[cfg(feature = "nccl")]
+            Self::Nccl(_) => "nccl",
+        }
+    }
+
+    /// Starts the engine asked for; a binary that has both takes Gloo, which needs no GPU.
+    #[cfg_attr(
+        not(any(feature = "gloo", feature = "nccl")),
+        expect(unused_variables, reason = "without an engine there is nothing to wait for")
+    )]
+    fn join(place: &Place, deadline: Duration) -> Result<Self, DistError> {
+        let wants = |engine| place.engine.is_none_or(|asked| asked == engine);
+        #[cfg(feature = "gloo")]
+        if let (true, Some(meeting)) = (wants(Engine::Gloo), &place.meeting) {
+            return Gloo::join(place, meeting, deadline).map(Self::Gloo);
+        }
+        #[cfg(feature = "nccl")]
+        if let (true, Some(meeting)) = (wants(Engine::Nccl), &place.meeting) {
+            return Nccl::join(place, meeting, deadline).map(Self::Nccl);
+        }
+        let features = match (wants(Engine::Gloo), wants(Engine::Nccl)) {
+            (true, false) => "--features gloo",
+            (false, true) => "--features nccl",
+            _ => "--features gloo (CPU) or nccl (GPU)",
+        };
+        Err(DistError::NoEngine {
+            size: place.size,
+            features,
+        })
     }
 }
 
@@ -156,4 +232,54 @@ fn assert_ranges(ranges: &[Range<usize>], size: usize, len: usize) {
         end = range.end;
     }
     assert!(end <= len, "ranges {ranges:?} leave a buffer of {len}");
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    #[test]
+    fn alone_every_collective_is_the_identity() {
+        let world = World::solo();
+        assert_eq!((world.rank(), world.size(), world.transport().name()), (0, 1, "solo"));
+        let mut values = [1.5, -2.0, 0.25];
+        world.all_reduce_sum(&mut values).unwrap();
+        let whole = 0..3;
+        world
+            .reduce_scatter_sum(&mut values, std::slice::from_ref(&whole))
+            .unwrap();
+        world.all_gather(&mut values, &[whole]).unwrap();
+        assert!(values == [1.5, -2.0, 0.25]);
+        assert_eq!(world.max(7).unwrap(), 7);
+        let mut bytes = vec![1, 2];
+        world.broadcast(&mut bytes, 0).unwrap();
+        assert_eq!(bytes, [1, 2]);
+    }
+
+    #[test]
+    #[should_panic(expected = "ascend and are disjoint")]
+    fn overlapping_ranges_are_a_bug() {
+        assert_ranges(&[0..3, 2..4], 2, 4);
+    }
+
+    #[cfg(not(any(feature = "gloo", feature = "nccl")))]
+    #[test]
+    fn two_ranks_without_an_engine_are_told_what_to_build() {
+        let meeting = crate::Meeting {
+            host: "localhost".into(),
+            port: 1,
+            run: "r".into(),
+            secret: "s".into(),
+        };
+        let place = Place {
+            rank: 0,
+            size: 2,
+            local_rank: 0,
+            meeting: Some(meeting),
+            engine: None,
+        };
+        let error = World::join(&place, Duration::from_secs(1)).err().expect("no engine");
+        assert!(error.to_string().contains("--features gloo"), "{error}");
+    }
 }

@@ -1,0 +1,162 @@
+#include "gloo_shim.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <gloo/rendezvous/context.h>
+#include <gloo/rendezvous/store.h>
+#include <gloo/transport/tcp/device.h>
+#include <gloo/transport/unbound_buffer.h>
+
+using std::chrono::milliseconds;
+
+struct lidit_gloo {
+  std::shared_ptr<gloo::rendezvous::Context> context;
+};
+
+namespace {
+
+// A value of the store: the addresses of one rank's connections to all others.
+constexpr size_t kMaxValue = 1 << 20;
+
+class CallbackStore : public gloo::rendezvous::Store {
+ public:
+  CallbackStore(void* store, lidit_store_set set, lidit_store_get get, milliseconds timeout)
+      : store_(store), set_(set), get_(get), timeout_(timeout) {}
+
+  void set(const std::string& key, const std::vector<char>& value) override {
+    if (set_(store_, key.data(), key.size(), value.data(), value.size()) != 0) {
+      throw std::runtime_error("the rendezvous store refused the key " + key);
+    }
+  }
+
+  std::vector<char> get(const std::string& key) override {
+    return fetch(key, timeout_);
+  }
+
+  void wait(const std::vector<std::string>& keys) override {
+    wait(keys, timeout_);
+  }
+
+  void wait(const std::vector<std::string>& keys, const milliseconds&) override {
+    for (const auto& key : keys) {
+      fetch(key, timeout_);
+    }
+  }
+
+ private:
+  std::vector<char> fetch(const std::string& key, milliseconds timeout) {
+    std::vector<char> value(kMaxValue);
+    const auto wait = static_cast<uint64_t>(std::max<int64_t>(0, timeout.count()));
+    const int64_t length = get_(store_, key.data(), key.size(), value.data(), value.size(), wait);
+    if (length < 0) {
+      throw std::runtime_error("no rank set the key " + key + " in the rendezvous store");
+    }
+    value.resize(static_cast<size_t>(length));
+    return value;
+  }
+
+  void* store_;
+  lidit_store_set set_;
+  lidit_store_get get_;
+  milliseconds timeout_;
+};
+
+void explain(const char* what, char* error, size_t capacity) {
+  if (capacity > 0) {
+    std::strncpy(error, what, capacity - 1);
+    error[capacity - 1] = '\0';
+  }
+}
+
+milliseconds left(std::chrono::steady_clock::time_point until) {
+  const auto left = std::chrono::duration_cast<milliseconds>(until - std::chrono::steady_clock::now());
+  // Gloo takes zero for "no timeout".
+  return std::max(left, milliseconds(1));
+}
+
+} // namespace
+
+lidit_gloo* lidit_gloo_connect(
+    int32_t rank, int32_t size, const char* address, uint64_t timeout_ms, void* store, lidit_store_set set,
+    lidit_store_get get, char* error, size_t error_capacity) {
+  try {
+    const auto timeout = milliseconds(std::max<uint64_t>(1, timeout_ms));
+    gloo::transport::tcp::attr attr;
+    attr.hostname = address;
+    auto device = gloo::transport::tcp::CreateDevice(attr);
+    auto mesh = std::make_unique<lidit_gloo>();
+    mesh->context = std::make_shared<gloo::rendezvous::Context>(rank, size);
+    // Gloo waits five times this long for a connection.
+    mesh->context->setTimeout(std::max(timeout / 5, milliseconds(1)));
+    CallbackStore callbacks(store, set, get, timeout);
+    mesh->context->connectFullMesh(callbacks, device);
+    return mesh.release();
+  } catch (const std::exception& failure) {
+    explain(failure.what(), error, error_capacity);
+  } catch (...) {
+    explain("an exception without a text", error, error_capacity);
+  }
+  return nullptr;
+}
+
+int32_t lidit_gloo_exchange(
+    lidit_gloo* mesh, uint64_t slot, const lidit_part* sends, size_t num_sends, const lidit_part* receives,
+    size_t num_receives, uint64_t timeout_ms, int32_t* peer, char* error, size_t error_capacity) {
+  *peer = -1;
+  // Outside of the try: on failure the connections close before the buffers go.
+  std::vector<std::unique_ptr<gloo::transport::UnboundBuffer>> in;
+  std::vector<std::unique_ptr<gloo::transport::UnboundBuffer>> out;
+  try {
+    const auto until = std::chrono::steady_clock::now() + milliseconds(timeout_ms);
+    in.reserve(num_receives);
+    out.reserve(num_sends);
+    for (size_t i = 0; i < num_receives; i++) {
+      *peer = receives[i].peer;
+      in.push_back(mesh->context->createUnboundBuffer(receives[i].data, receives[i].bytes));
+      in.back()->recv(receives[i].peer, slot);
+    }
+    for (size_t i = 0; i < num_sends; i++) {
+      *peer = sends[i].peer;
+      out.push_back(mesh->context->createUnboundBuffer(sends[i].data, sends[i].bytes));
+      out.back()->send(sends[i].peer, slot);
+    }
+    for (size_t i = 0; i < num_receives; i++) {
+      *peer = receives[i].peer;
+      if (!in[i]->waitRecv(left(until))) {
+        throw std::runtime_error("a receive was aborted");
+      }
+    }
+    for (size_t i = 0; i < num_sends; i++) {
+      *peer = sends[i].peer;
+      if (!out[i]->waitSend(left(until))) {
+        throw std::runtime_error("a send was aborted");
+      }
+    }
+    return 0;
+  } catch (const std::exception& failure) {
+    explain(failure.what(), error, error_capacity);
+  } catch (...) {
+    explain("an exception without a text", error, error_capacity);
+  }
+  try {
+    mesh->context->closeConnections();
+  } catch (...) {
+    // Closing what is broken already: the first failure is the one to tell.
+  }
+  return 1;
+}
+
+void lidit_gloo_free(lidit_gloo* mesh) {
+  try {
+    delete mesh;
+  } catch (...) {
+    // Nothing can be done about a connection that fails to close.
+  }
+}

@@ -1,0 +1,288 @@
+//! Collectives between CPU processes, over Gloo's connections.
+//!
+//! Gloo moves the bytes; the order of sums is ours: **rank order**, element by element, whatever the split. A vector
+//! reduced whole, in ranges, or with another kind of split therefore has the same bits. Each rank sends every other
+//! rank its part of the vector directly and sums its own part: as much traffic as a ring, in one hop.
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytemuck::Pod;
+
+use crate::mesh::{Broken, Mesh};
+use crate::store::Store;
+use crate::{DistError, Meeting, Place};
+
+/// Part of a range that travels and is summed at once: small enough to be summed from cache.
+const SEGMENT: usize = 1 << 20;
+/// Below this a vector goes whole to everybody: one hop instead of two.
+const SMALL: usize = 1 << 14;
+/// The most a broadcast may carry.
+const MAX_BROADCAST: u64 = 1 << 32;
+/// How long a rank that is done waits for the others before it closes its connections.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// The ranks of a run on CPUs, connected over Gloo.
+pub struct Gloo {
+    rank: usize,
+    size: usize,
+    deadline: Duration,
+    store: Store,
+    mesh: Mutex<State>,
+}
+
+/// A mesh that works, or who broke it.
+enum State {
+    Alive(Mesh),
+    Dead { ranks: Vec<usize>, detail: String },
+}
+
+impl Gloo {
+    /// Meets the other ranks and connects to each.
+    pub fn join(place: &Place, meeting: &Meeting, deadline: Duration) -> Result<Self, DistError> {
+        let store = Store::join(place, meeting, deadline)?;
+        let mesh = Mesh::connect(place.rank, place.size, &store, deadline)
+            .map_err(|detail| store.blame("connect", &[], detail))?;
+        Ok(Self {
+            rank: place.rank,
+            size: place.size,
+            deadline,
+            store,
+            mesh: Mutex::new(State::Alive(mesh)),
+        })
+    }
+
+    /// Replaces `values` by their fold over ranks, in rank order.
+    pub fn all_reduce<T: Pod>(
+        &self,
+        operation: &'static str,
+        values: &mut [T],
+        fold: impl Fn(T, T) -> T,
+    ) -> Result<(), DistError> {
+        self.run(operation, |mesh, until| {
+            if size_of_val(values) <= SMALL {
+                return self.reduce_small(mesh, values, fold, until);
+            }
+            let ranges = split(values.len(), self.size);
+            self.reduce_parts(mesh, values, &ranges, fold, until)?;
+            self.gather_parts(mesh, values, &ranges, until)
+        })
+    }
+
+    /// Replaces `values[ranges[rank]]` by its fold over ranks, in rank order; leaves the rest as it was.
+    pub fn reduce_scatter<T: Pod>(
+        &self,
+        operation: &'static str,
+        values: &mut [T],
+        ranges: &[Range<usize>],
+        fold: impl Fn(T, T) -> T,
+    ) -> Result<(), DistError> {
+        self.run(operation, |mesh, until| {
+            self.reduce_parts(mesh, values, ranges, fold, until)
+        })
+    }
+
+    /// Fills `values[ranges[r]]` with rank r's, for every r.
+    pub fn all_gather<T: Pod>(
+        &self,
+        operation: &'static str,
+        values: &mut [T],
+        ranges: &[Range<usize>],
+    ) -> Result<(), DistError> {
+        self.run(operation, |mesh, until| self.gather_parts(mesh, values, ranges, until))
+    }
+
+    /// Replaces `bytes` by those of rank `root`.
+    pub fn broadcast(&self, bytes: &mut Vec<u8>, root: usize) -> Result<(), DistError> {
+        self.run("broadcast", |mesh, until| {
+            let mut len = (bytes.len() as u64).to_le_bytes();
+            self.spread(mesh, &mut len, root, until)?;
+            let len = u64::from_le_bytes(len);
+            if len > MAX_BROADCAST {
+                let detail = format!("{len} bytes announced, at most {MAX_BROADCAST} are allowed");
+                return Err(Broken {
+                    peer: Some(root),
+                    detail,
+                });
+            }
+            bytes.resize(len as usize, 0);
+            self.spread(mesh, bytes, root, until)
+        })
+    }
+
+    /// Runs one collective under the deadline. Its failure kills the mesh and finds out who is to blame.
+    fn run(
+        &self,
+        operation: &'static str,
+        collective: impl FnOnce(&mut Mesh, Instant) -> Result<(), Broken>,
+    ) -> Result<(), DistError> {
+        let mut state = self.mesh.lock().unwrap_or_else(PoisonError::into_inner);
+        let broken = match &mut *state {
+            State::Dead { ranks, detail } => {
+                let detail = format!("the world ended before: {detail}");
+                return Err(DistError::Peer {
+                    ranks: ranks.clone(),
+                    operation,
+                    detail,
+                });
+            }
+            State::Alive(mesh) => match collective(mesh, Instant::now() + self.deadline) {
+                Ok(()) => return Ok(()),
+                Err(broken) => broken,
+            },
+        };
+        let detail = format!("{} (deadline {:.1} s)", broken.detail, self.deadline.as_secs_f64());
+        let suspects: Vec<usize> = broken.peer.into_iter().collect();
+        let error = self.store.blame(operation, &suspects, detail);
+        let (ranks, detail) = match &error {
+            DistError::Peer { ranks, detail, .. } => (ranks.clone(), detail.clone()),
+            other => (suspects, other.to_string()),
+        };
+        *state = State::Dead { ranks, detail };
+        Err(error)
+    }
+
+    /// Every rank sends everything to everybody.
+    fn reduce_small<T: Pod>(
+        &self,
+        mesh: &mut Mesh,
+        values: &mut [T],
+        fold: impl Fn(T, T) -> T,
+        until: Instant,
+    ) -> Result<(), Broken> {
+        let own = values.to_vec();
+        let mut theirs = vec![own.clone(); self.size];
+        let sends: Vec<_> = self.others().map(|peer| (peer, bytemuck::cast_slice(&own))).collect();
+        let mut receives = receives(self.rank, theirs.iter_mut().map(Vec::as_mut_slice));
+        mesh.exchange(&sends, &mut receives, until)?;
+        fold_in_rank_order(values, theirs.iter().map(Vec::as_slice), fold);
+        Ok(())
+    }
+
+    /// Every rank sends each other rank's range to it, and folds what it receives for its own.
+    fn reduce_parts<T: Pod>(
+        &self,
+        mesh: &mut Mesh,
+        values: &mut [T],
+        ranges: &[Range<usize>],
+        fold: impl Fn(T, T) -> T,
+        until: Instant,
+    ) -> Result<(), Broken> {
+        let segment = SEGMENT / size_of::<T>().max(1);
+        let longest = ranges.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+        let mut theirs = vec![vec![T::zeroed(); ranges[self.rank].len().min(segment)]; self.size];
+        for start in (0..longest).step_by(segment) {
+            let part = |rank: usize| cut(&ranges[rank], start, segment);
+            let own = part(self.rank);
+            theirs[self.rank][..own.len()].copy_from_slice(&values[own.clone()]);
+            let sends: Vec<_> = self
+                .others()
+                .map(|peer| (peer, bytemuck::cast_slice(&values[part(peer)])))
+                .collect();
+            let mut receives = receives(self.rank, theirs.iter_mut().map(|buffer| &mut buffer[..own.len()]));
+            mesh.exchange(&sends, &mut receives, until)?;
+            fold_in_rank_order(
+                &mut values[own.clone()],
+                theirs.iter().map(|buffer| &buffer[..own.len()]),
+                &fold,
+            );
+        }
+        Ok(())
+    }
+
+    /// Every rank sends its own range to everybody.
+    fn gather_parts<T: Pod>(
+        &self,
+        mesh: &mut Mesh,
+        values: &mut [T],
+        ranges: &[Range<usize>],
+        until: Instant,
+    ) -> Result<(), Broken> {
+        let mut parts = disjoint(values, ranges);
+        let own = std::mem::take(&mut parts[self.rank]);
+        let sends: Vec<_> = self.others().map(|peer| (peer, bytemuck::cast_slice(own))).collect();
+        mesh.exchange(&sends, &mut receives(self.rank, parts.into_iter()), until)
+    }
+
+    /// The root sends `bytes` to everybody; their length is known.
+    fn spread(&self, mesh: &mut Mesh, bytes: &mut [u8], root: usize, until: Instant) -> Result<(), Broken> {
+        if self.rank == root {
+            let sends: Vec<_> = self.others().map(|peer| (peer, &*bytes)).collect();
+            mesh.exchange(&sends, &mut [], until)
+        } else {
+            mesh.exchange(&[], &mut [(root, bytes)], until)
+        }
+    }
+
+    fn others(&self) -> impl Iterator<Item = usize> {
+        let rank = self.rank;
+        (0..self.size).filter(move |peer| *peer != rank)
+    }
+}
+
+impl Drop for Gloo {
+    /// Closing a connection may drop what is still on its way to a slower rank, so the last one is waited for.
+    fn drop(&mut self) {
+        let state = self.mesh.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*state, State::Dead { .. }) || self.store.set(&format!("left/{}", self.rank), &[]).is_err() {
+            return;
+        }
+        let keys: Vec<String> = self.others().map(|peer| format!("left/{peer}")).collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        // A rank that does not come any more can't lose anything.
+        let _ = self.store.wait(&keys, FAREWELL);
+    }
+}
+
+/// `len` elements in `size` ranges whose lengths differ by at most one.
+fn split(len: usize, size: usize) -> Vec<Range<usize>> {
+    (0..size)
+        .map(|rank| len * rank / size..len * (rank + 1) / size)
+        .collect()
+}
+
+/// The elements `start..start + len` of `range`, as far as it goes.
+fn cut(range: &Range<usize>, start: usize, len: usize) -> Range<usize> {
+    let at = |offset: usize| range.start.saturating_add(offset).min(range.end);
+    at(start)..at(start.saturating_add(len))
+}
+
+/// Each range of `values`, exclusively.
+fn disjoint<'a, T>(mut values: &'a mut [T], ranges: &[Range<usize>]) -> Vec<&'a mut [T]> {
+    let mut parts = Vec::with_capacity(ranges.len());
+    let mut at = 0;
+    for range in ranges {
+        let (_, tail) = values.split_at_mut(range.start - at);
+        let (part, rest) = tail.split_at_mut(range.len());
+        parts.push(part);
+        values = rest;
+        at = range.end;
+    }
+    parts
+}
+
+/// One buffer a rank, without the own one.
+fn receives<'a, T: Pod>(rank: usize, buffers: impl Iterator<Item = &'a mut [T]>) -> Vec<(usize, &'a mut [u8])> {
+    buffers
+        .enumerate()
+        .filter(|(peer, _)| *peer != rank)
+        .map(|(peer, data)| (peer, bytemuck::cast_slice_mut(data)))
+        .collect()
+}
+
+/// `((rank 0 + rank 1) + rank 2) + ..`, element by element.
+fn fold_in_rank_order<'a, T: Pod>(
+    values: &mut [T],
+    mut of_ranks: impl Iterator<Item = &'a [T]>,
+    fold: impl Fn(T, T) -> T,
+) {
+    if let Some(first) = of_ranks.next() {
+        values.copy_from_slice(first);
+    }
+    for next in of_ranks {
+        for (value, next) in values.iter_mut().zip(next) {
+            *value = fold(*value, *next);
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! One rank's connection to the rendezvous of its run.
+
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::host::Host;
+use crate::wire::{self, Claim, MAX_FRAME, Message, Op};
+use crate::{DistError, Meeting, Place};
+
+/// How long a host may take to answer a question that needs no waiting.
+const ANSWER: Duration = Duration::from_secs(1);
+/// How long to wait for the other ranks' word on who was at fault.
+const BLAME: Duration = Duration::from_millis(1500);
+const RETRY: Duration = Duration::from_millis(50);
+
+/// One rank's connection to the rendezvous of its run: keys, counters, and who is at fault when something fails.
+///
+/// Control traffic only, messages of at most 1 MiB. Rank 0 hosts it, in threads of its own.
+pub struct Store {
+    stream: Mutex<Option<TcpStream>>,
+    address: String,
+    local: IpAddr,
+    // Closed after the connection above, so that this rank does not count as dead to its own host.
+    _host: Option<Host>,
+}
+
+impl Store {
+    /// Meets the other ranks: hosts the rendezvous as rank 0, joins it, and waits until all have come.
+    pub fn join(place: &Place, meeting: &Meeting, deadline: Duration) -> Result<Self, DistError> {
+        let until = Instant::now() + deadline;
+        let address = format!("{}:{}", meeting.host, meeting.port);
+        let failed = |problem: String| DistError::Rendezvous {
+            address: address.clone(),
+            problem,
+        };
+        let addresses = resolve(meeting, until).map_err(|error| {
+            failed(format!(
+                "host {:?} is unknown here: {error}; check MASTER_ADDR",
+                meeting.host
+            ))
+        })?;
+        let host = if place.rank == 0 {
+            let host = Host::listen(&addresses, place.size, &meeting.run, &meeting.secret);
+            Some(host.map_err(|error| {
+                failed(format!(
+                    "rank 0 can't listen there: {error}; choose a free MASTER_PORT, and start only one rank 0"
+                ))
+            })?)
+        } else {
+            None
+        };
+        let claim = Claim {
+            rank: place.rank,
+            size: place.size,
+            run: meeting.run.clone(),
+        };
+        let Some(stream) = knock(&addresses, &claim, meeting, until).map_err(failed)? else {
+            return Err(DistError::Missing {
+                ranks: vec![0],
+                address,
+                deadline,
+            });
+        };
+        let local = stream.local_addr().map_err(|error| failed(error.to_string()))?.ip();
+        let store = Self {
+            stream: Mutex::new(Some(stream)),
+            address,
+            local,
+            _host: host,
+        };
+        let missing = store.missing(until.saturating_duration_since(Instant::now()))?;
+        if missing.is_empty() {
+            Ok(store)
+        } else {
+            Err(DistError::Missing {
+                ranks: missing,
+                address: store.address.clone(),
+                deadline,
+            })
+        }
+    }
+
+    /// The address by which this rank reaches the rendezvous: the interface that the job's traffic should take.
+    pub fn local_address(&self) -> IpAddr {
+        self.local
+    }
+
+    /// Keeps `value` under `key` for every rank.
+    pub fn set(&self, key: &str, value: &[u8]) -> Result<(), DistError> {
+        let request = Message {
+            key: key.into(),
+            ..Message::of(Op::Set, value)
+        };
+        self.ask(&request, ANSWER).map(|_| ())
+    }
+
+    /// The value of `key`, as soon as a rank has set it.
+    pub fn get(&self, key: &str, deadline: Duration) -> Result<Vec<u8>, DistError> {
+        let request = Message {
+            key: key.into(),
+            number: millis(deadline),
+            ..Message::of(Op::Get, [])
+        };
+        let reply = self.ask(&request, deadline + ANSWER)?;
+        if reply.op == Op::NotYet {
+            let problem = format!("no rank set {key:?} within {:.1} s", deadline.as_secs_f64());
+            return Err(DistError::Rendezvous {
+                address: self.address.clone(),
+                problem,
+            });
+        }
+        Ok(reply.value)
+    }
+
+    /// Waits until every key has a value.
+    pub fn wait(&self, keys: &[&str], deadline: Duration) -> Result<(), DistError> {
+        let until = Instant::now() + deadline;
+        keys.iter().try_for_each(|key| {
+            self.get(key, until.saturating_duration_since(Instant::now()))
+                .map(|_| ())
+        })
+    }
+
+    /// Adds `by` to the counter `key`, which begins at 0; answers the sum.
+    pub fn add(&self, key: &str, by: i64) -> Result<i64, DistError> {
+        let request = Message {
+            key: key.into(),
+            number: by as u64,
+            ..Message::of(Op::Add, [])
+        };
+        self.ask(&request, ANSWER).map(|reply| reply.number as i64)
+    }
+
+    /// Tells the other ranks that this one gives up, and asks which rank is to blame.
+    ///
+    /// `suspects` are named if the rendezvous does not know better. Takes at most 2.5 s.
+    pub fn blame(&self, operation: &'static str, suspects: &[usize], detail: String) -> DistError {
+        let verdict = self.ask(&Message::of(Op::Victim, []), ANSWER).and_then(|_| {
+            let question = Message {
+                number: millis(BLAME),
+                ..Message::of(Op::Culprits, [])
+            };
+            self.ask(&question, BLAME + ANSWER)
+        });
+        let ranks = match verdict.map(|reply| decode_ranks(&reply.value)) {
+            Ok(ranks) if ranks.is_empty() => suspects.to_vec(),
+            Ok(ranks) => ranks,
+            // The host is rank 0's.
+            Err(_) => vec![0],
+        };
+        DistError::Peer {
+            ranks,
+            operation,
+            detail,
+        }
+    }
+
+    fn missing(&self, wait: Duration) -> Result<Vec<usize>, DistError> {
+        let request = Message {
+            number: millis(wait),
+            ..Message::of(Op::Missing, [])
+        };
+        self.ask(&request, wait + ANSWER)
+            .map(|reply| decode_ranks(&reply.value))
+    }
+
+    fn ask(&self, request: &Message, patience: Duration) -> Result<Message, DistError> {
+        let mut guard = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = match guard.as_mut() {
+            Some(stream) => exchange(stream, request, patience),
+            None => Err(io::Error::new(ErrorKind::NotConnected, "the connection failed before")),
+        };
+        match answer {
+            Ok(reply) if reply.op == Op::Refused => Err(DistError::Rendezvous {
+                address: self.address.clone(),
+                problem: String::from_utf8_lossy(&reply.value).into_owned(),
+            }),
+            Ok(reply) => Ok(reply),
+            Err(error) if error.kind() == ErrorKind::InvalidInput => Err(DistError::Rendezvous {
+                address: self.address.clone(),
+                problem: error.to_string(),
+            }),
+            Err(error) => {
+                // A late answer must not be taken for the answer to the next question.
+                *guard = None;
+                let detail = format!("no answer from its store at {}: {error}", self.address);
+                Err(DistError::Peer {
+                    ranks: vec![0],
+                    operation: "rendezvous",
+                    detail,
+                })
+            }
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        *self.stream.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+fn exchange(stream: &mut TcpStream, request: &Message, patience: Duration) -> io::Result<Message> {
+    stream.set_read_timeout(Some(patience))?;
+    request.write(stream)?;
+    Message::read(stream)
+}
+
+/// A pod's name may resolve a while after its rank has started.
+fn resolve(meeting: &Meeting, until: Instant) -> io::Result<Vec<SocketAddr>> {
+    loop {
+        match (meeting.host.as_str(), meeting.port).to_socket_addrs() {
+            Ok(addresses) => {
+                let addresses: Vec<SocketAddr> = addresses.collect();
+                if !addresses.is_empty() {
+                    return Ok(addresses);
+                }
+            }
+            Err(error) if Instant::now() >= until => return Err(error),
+            Err(_) => {}
+        }
+        if Instant::now() >= until {
+            return Err(io::Error::new(ErrorKind::NotFound, "no address"));
+        }
+        thread::sleep(RETRY);
+    }
+}
+
+/// Connects and introduces itself until `until`; `None` if rank 0 did not come in time. An error says why it is hopeless.
+fn knock(
+    addresses: &[SocketAddr],
+    claim: &Claim,
+    meeting: &Meeting,
+    until: Instant,
+) -> Result<Option<TcpStream>, String> {
+    let mut stale = None;
+    loop {
+        for address in addresses {
+            let left = until.saturating_duration_since(Instant::now()).max(RETRY);
+            let Ok(mut stream) = TcpStream::connect_timeout(address, left) else {
+                continue;
+            };
+            match enter(&mut stream, claim, &meeting.secret, left) {
+                Ok(Entry::Welcome) => return Ok(Some(stream)),
+                Ok(Entry::OtherRun(why)) => stale = Some(why),
+                Ok(Entry::Refused(why)) => return Err(why),
+                Err(error) => return Err(explain(&error)),
+            }
+        }
+        if Instant::now() >= until {
+            return stale.map_or(Ok(None), Err);
+        }
+        thread::sleep(RETRY);
+    }
+}
+
+/// How a host received a rank.
+enum Entry {
+    Welcome,
+    OtherRun(String),
+    Refused(String),
+}
+
+fn enter(stream: &mut TcpStream, claim: &Claim, secret: &str, patience: Duration) -> io::Result<Entry> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience.max(ANSWER)))?;
+    wire::introduce(stream, claim, secret)?;
+    let reply = Message::read(stream)?;
+    let why = String::from_utf8_lossy(&reply.value).into_owned();
+    Ok(match reply.op {
+        Op::Done => Entry::Welcome,
+        Op::OtherRun => Entry::OtherRun(why),
+        _ => Entry::Refused(why),
+    })
+}
+
+fn explain(error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
+            "rank 0 closed the door: give every rank the same LIDIT_RENDEZVOUS_SECRET".into()
+        }
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => "rank 0 took the connection and says nothing".into(),
+        _ => format!("{error}; check MASTER_ADDR, MASTER_PORT and LIDIT_RENDEZVOUS_SECRET"),
+    }
+}
+
+fn decode_ranks(bytes: &[u8]) -> Vec<usize> {
+    let (ranks, _) = bytes.as_chunks::<4>();
+    ranks.iter().map(|rank| u32::from_le_bytes(*rank) as usize).collect()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+const _: () = assert!(MAX_FRAME <= u32::MAX as usize);
