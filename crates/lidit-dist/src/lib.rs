@@ -13,6 +13,7 @@ mod mesh;
 #[cfg(feature = "nccl")]
 mod nccl;
 mod place;
+pub mod process;
 mod store;
 mod wire;
 mod world;

@@ -1,0 +1,39 @@
+//! What a launcher needs of its ranks' processes beyond the standard library.
+#![expect(
+    unsafe_code,
+    reason = "prctl, getppid and kill have no safe wrapper in std; each block says what it relies on"
+)]
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+/// Has the kernel kill the command's process when the thread that starts it ends, however that happens.
+///
+/// Start it from a thread that lives as long as the process should.
+pub fn die_with_parent(command: &mut Command) {
+    let parent = std::process::id();
+    let ask = move || {
+        // SAFETY: a plain system call, with the arguments that this option takes.
+        if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a plain system call. A parent that died before the call above would never be noticed.
+        if unsafe { libc::getppid() } as u32 == parent {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::NotFound.into())
+        }
+    };
+    // SAFETY: between fork and exec only system calls run; nothing allocates, locks or panics.
+    unsafe { command.pre_exec(ask) };
+}
+
+/// Sends a signal to a child that has not been waited for.
+pub fn send_signal(child: &Child, signal: i32) -> io::Result<()> {
+    // SAFETY: a plain system call; the child's id can't belong to another process before it is waited for.
+    match unsafe { libc::kill(child.id() as i32, signal) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
