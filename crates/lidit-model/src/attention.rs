@@ -195,3 +195,51 @@ fn merge_heads(x: Tensor<4>) -> Tensor<3> {
     let [b, h, n, head_dim] = x.dims();
     x.swap_dims(1, 2).reshape([b, n, h * head_dim])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::Golden;
+
+    #[test]
+    fn attention_matches_pytorch() {
+        let golden = Golden::open("attention");
+        let [q, k, v] = ["in.q", "in.k", "in.v"].map(|name| golden.tensor::<4>(name));
+        let run = |mask: Option<&AttentionMask>| attention(q.clone(), k.clone(), v.clone(), mask);
+        golden.check("out.open", run(None), 1e-5);
+        golden.check(
+            "out.keys",
+            run(Some(&AttentionMask::keys(golden.mask("in.valid")))),
+            1e-5,
+        );
+        golden.check(
+            "out.causal",
+            run(Some(&AttentionMask::causal_keys(golden.mask("in.valid")))),
+            1e-5,
+        );
+    }
+
+    #[test]
+    fn a_query_without_keys_gets_exactly_zero() {
+        let golden = Golden::open("attention");
+        let [q, k, v] = ["in.q", "in.k", "in.v"].map(|name| golden.tensor::<4>(name));
+        let mask = AttentionMask::keys(golden.mask("in.valid")); // the last row sees nothing
+        let y = attention(q, k, v, Some(&mask)).slice([2..3]);
+        assert_eq!(y.abs().max().into_scalar::<f32>(), 0.0);
+    }
+
+    #[test]
+    fn attention_layers_match_pytorch() {
+        let device = Device::flex();
+        let golden = Golden::open("self_attention");
+        let layer = golden.load(SelfAttention::zeros(8, 2, &device));
+        let mask = AttentionMask::keys(golden.mask("in.valid"));
+        golden.check("out.y", layer.forward(golden.tensor("in.x"), Some(&mask)), 1e-5);
+
+        let golden = Golden::open("cross_attention");
+        let layer = golden.load(CrossAttention::zeros(8, 2, &device));
+        let mask = AttentionMask::keys(golden.mask("in.valid"));
+        let y = layer.forward(golden.tensor("in.x"), golden.tensor("in.context"), Some(&mask));
+        golden.check("out.y", y, 1e-5);
+    }
+}

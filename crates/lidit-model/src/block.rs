@@ -64,3 +64,24 @@ impl LiDitBlock {
         m.after(x, y)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::tiny;
+    use crate::golden::Golden;
+
+    #[test]
+    fn block_matches_pytorch() {
+        let golden = Golden::open("block");
+        let block = golden.load(LiDitBlock::zeros(&tiny(), &Device::flex()));
+        let mask = AttentionMask::keys(golden.mask("in.valid"));
+        let y = block.forward(
+            golden.tensor("in.x"),
+            golden.tensor("in.c"),
+            golden.tensor("in.text"),
+            Some(&mask),
+        );
+        golden.check("out.y", y, 1e-5);
+    }
+}

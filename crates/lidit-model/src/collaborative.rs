@@ -105,3 +105,25 @@ fn all_but<T: Clone>(i: usize, items: &[T]) -> Vec<T> {
         .map(|(_, item)| item.clone())
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::tiny;
+    use crate::golden::Golden;
+
+    #[test]
+    fn collaborative_refiners_of_two_and_three_branches_match_pytorch() {
+        for n in [2, 3] {
+            let golden = Golden::open(&format!("collaborative_{n}"));
+            let refiner = golden.load(CollaborativeRefiner::zeros(&tiny(), n, &Device::flex()));
+            let states: Vec<_> = (0..n).map(|i| golden.tensor(&format!("in.x.{i}"))).collect();
+            let valid: Vec<_> = (0..n).map(|i| golden.mask(&format!("in.valid.{i}"))).collect();
+            let conditioning: Vec<_> = (0..n).map(|i| golden.tensor(&format!("in.c.{i}"))).collect();
+            let refined = refiner.forward(&states, &valid, &conditioning);
+            for (i, y) in refined.into_iter().enumerate() {
+                golden.check(&format!("out.y.{i}"), y, 1e-5);
+            }
+        }
+    }
+}

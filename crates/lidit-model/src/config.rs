@@ -173,3 +173,90 @@ impl ModelConfig {
         self.hidden_size / self.num_heads
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The smallest network with every part: what the goldens are made of.
+    pub(crate) fn tiny() -> ModelConfig {
+        ModelConfig {
+            hidden_size: 8,
+            depth: 2,
+            num_heads: 2,
+            mlp_ratio: 4,
+            patch_size: 2,
+            in_channels: 2,
+            fusion: Fusion::Collaborative,
+            refiner: RefinerConfig {
+                blocks: 2,
+                attention: RefinerAttention::Full,
+                gate: RefinerGate::Adaptive,
+            },
+        }
+    }
+
+    #[test]
+    fn impossible_networks_are_refused_with_the_key() {
+        let plain = |blocks| RefinerConfig {
+            blocks,
+            ..tiny().refiner
+        };
+        assert_eq!(tiny().validate(2, 32), Ok(()));
+        for (config, num_encoders, image_size, key) in [
+            (
+                ModelConfig {
+                    hidden_size: 0,
+                    ..tiny()
+                },
+                2,
+                32,
+                "model.hidden_size",
+            ),
+            (ModelConfig { depth: 0, ..tiny() }, 2, 32, "model.depth"),
+            (ModelConfig { num_heads: 3, ..tiny() }, 2, 32, "model.num_heads"),
+            (
+                ModelConfig {
+                    patch_size: 3,
+                    ..tiny()
+                },
+                2,
+                32,
+                "model.patch_size",
+            ),
+            (
+                ModelConfig {
+                    refiner: plain(4),
+                    ..tiny()
+                },
+                2,
+                32,
+                "model.refiner.blocks",
+            ),
+            (tiny(), 1, 32, "model.fusion"),
+            (tiny(), 0, 32, "encoders.llm"),
+            (tiny(), 2, 0, "model.patch_size"),
+        ] {
+            assert_eq!(
+                config.validate(num_encoders, image_size).map_err(|error| error.key),
+                Err(key)
+            );
+        }
+    }
+
+    #[test]
+    fn misspelt_and_missing_keys_are_refused() {
+        let good = serde_json::json!({
+            "hidden_size": 8, "depth": 2, "num_heads": 2, "mlp_ratio": 4, "patch_size": 2, "in_channels": 2,
+            "fusion": "collaborative", "refiner": {"blocks": 2, "attention": "full", "gate": "adaptive"},
+        });
+        let read = |value: serde_json::Value| serde_json::from_value::<ModelConfig>(value).map_err(|e| e.to_string());
+        assert_eq!(read(good.clone()), Ok(tiny()));
+        let mut misspelt = good.clone();
+        misspelt["refiner"]["block"] = 1.into();
+        assert!(read(misspelt).is_err_and(|error| error.contains("`block`")));
+        let mut missing = good;
+        missing.as_object_mut().map(|table| table.remove("mlp_ratio"));
+        assert!(read(missing).is_err_and(|error| error.contains("`mlp_ratio`")));
+    }
+}

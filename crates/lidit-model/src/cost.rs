@@ -132,3 +132,113 @@ fn product(m: usize, k: usize, n: usize) -> u64 {
 fn attend(d: usize, n: usize, t: usize) -> u64 {
     2 * product(n, d, d) + 2 * product(t, d, d) + 2 * product(n, d, t)
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::module::Module;
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::config::tests::tiny;
+    use crate::config::{InputNorm, Pooling, RefinerAttention, RefinerConfig};
+    use crate::lidit::LiDit;
+
+    fn conditioning(context_dims: &[usize]) -> Conditioning {
+        Conditioning {
+            context_dims: context_dims.to_vec(),
+            input_norm: InputNorm::Rms,
+            pooling: Pooling::Caption,
+        }
+    }
+
+    fn paper(hidden_size: usize, depth: usize, num_heads: usize) -> ParameterCounts {
+        let config = ModelConfig {
+            hidden_size,
+            depth,
+            num_heads,
+            in_channels: 16,
+            ..tiny()
+        };
+        parameter_counts(&config, &conditioning(&[4096, 4096]))
+    }
+
+    #[test]
+    fn counts_equal_the_real_networks() {
+        let refiner = |blocks, gate| RefinerConfig {
+            blocks,
+            attention: RefinerAttention::Full,
+            gate,
+        };
+        for (config, context_dims) in [
+            (tiny(), vec![5, 7]),
+            (tiny(), vec![5, 7, 9]),
+            (
+                ModelConfig {
+                    fusion: Fusion::Concatenate,
+                    ..tiny()
+                },
+                vec![5, 7],
+            ),
+            (
+                ModelConfig {
+                    fusion: Fusion::Concatenate,
+                    refiner: refiner(0, RefinerGate::Adaptive),
+                    ..tiny()
+                },
+                vec![5],
+            ),
+            (
+                ModelConfig {
+                    refiner: refiner(3, RefinerGate::None),
+                    mlp_ratio: 2,
+                    patch_size: 4,
+                    ..tiny()
+                },
+                vec![5, 6],
+            ),
+        ] {
+            let conditioning = conditioning(&context_dims);
+            let model = LiDit::zeros(&config, &conditioning, &Device::flex());
+            let counts = parameter_counts(&config, &conditioning);
+            assert_eq!(counts.total(), model.num_params() as u64, "{config:?}");
+            assert_eq!(counts.blocks, model.blocks.num_params() as u64);
+            let refiners = model.encoders.num_params() + model.collaborative.num_params();
+            assert_eq!(counts.refiners, refiners as u64);
+        }
+    }
+
+    #[test]
+    fn the_papers_models_have_the_papers_sizes() {
+        for (counts, blocks, total) in [
+            (paper(1152, 28, 16), 0.929e9, 1.06e9),
+            (paper(2816, 48, 44), 9.516e9, 10.27e9),
+        ] {
+            let off = |actual: u64, expected: f64| (actual as f64 / expected - 1.0).abs();
+            assert!(off(counts.blocks, blocks) < 0.002, "{counts:?}");
+            assert!(off(counts.total(), total) < 0.05, "{counts:?}: {}", counts.total());
+        }
+    }
+
+    #[test]
+    fn flops_follow_the_formula_of_a_block() {
+        let shallow = ModelConfig { depth: 1, ..tiny() };
+        let deep = ModelConfig { depth: 2, ..tiny() };
+        let text = [
+            TextTokens { prompt: 10, caption: 4 },
+            TextTokens { prompt: 8, caption: 3 },
+        ];
+        let flops = |config: &ModelConfig| {
+            forward_flops(
+                config,
+                &conditioning(&[5, 7]),
+                ImageTokens { rows: 3, columns: 4 },
+                &text,
+            )
+        };
+        let (d, n, t) = (8, 12, 7);
+        let self_attention = 2 * (4 * n * d * d + 2 * n * n * d);
+        let cross_attention = 2 * (2 * n * d * d + 2 * t * d * d + 2 * n * t * d);
+        let block = self_attention + cross_attention + 2 * 8 * n * d * d + 2 * 9 * d * d;
+        assert_eq!(flops(&deep) - flops(&shallow), block);
+    }
+}

@@ -34,3 +34,20 @@ impl FinalLayer {
             .cast(FloatDType::F32)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::Golden;
+
+    #[test]
+    fn final_layer_matches_pytorch() {
+        let golden = Golden::open("final_layer");
+        let layer = golden.load(FinalLayer::zeros(8, 12, &Device::flex()));
+        golden.check(
+            "out.tokens",
+            layer.forward(golden.tensor("in.x"), golden.tensor("in.c")),
+            1e-5,
+        );
+    }
+}

@@ -95,3 +95,72 @@ fn normal(rng: &mut ChaCha8Rng) -> f32 {
     let radius = (-2.0 * (1.0 - uniform(rng)).ln()).sqrt();
     (radius * (std::f64::consts::TAU * uniform(rng)).cos()) as f32
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::attention::SelfAttention;
+    use crate::config::tests::tiny;
+    use crate::config::{Conditioning, InputNorm, Pooling};
+    use crate::lidit::LiDit;
+
+    fn model(seed: u64) -> LiDit {
+        let conditioning = Conditioning {
+            context_dims: vec![5, 7],
+            input_norm: InputNorm::Rms,
+            pooling: Pooling::Caption,
+        };
+        LiDit::init(&tiny(), &conditioning, seed, &Device::flex())
+    }
+
+    fn values<const D: usize>(param: &Param<Tensor<D>>) -> Vec<f32> {
+        param.val().into_data().try_into_vec().unwrap_or_default()
+    }
+
+    #[test]
+    fn weights_depend_on_seed_and_path_alone() {
+        let (a, b, other) = (model(1), model(1), model(2));
+        let query = |model: &LiDit, block: usize| values(&model.blocks[block].self_attention.query.weight);
+        assert_eq!(query(&a, 0), query(&b, 0));
+        assert_ne!(query(&a, 0), query(&a, 1));
+        assert_ne!(query(&a, 0), query(&other, 0));
+        // A part of its own has the paths of its own, but the same path gives the same values.
+        let alone = initialize(SelfAttention::zeros(8, 2, &Device::flex()), 1);
+        assert_ne!(values(&alone.query.weight), query(&a, 0));
+    }
+
+    #[test]
+    fn the_first_weights_are_pinned() {
+        let first = values(&model(1).blocks[0].self_attention.query.weight);
+        let pinned = vec![0.178_273_45, 0.001_225_199_4, -0.110_768_1];
+        assert_eq!(first[..3].to_vec(), pinned);
+    }
+
+    #[test]
+    fn each_kind_of_parameter_has_its_rule() {
+        let model = model(1);
+        let block = &model.blocks[0];
+        let is = |values: Vec<f32>, expected: f32| values.iter().all(|x| x.to_bits() == expected.to_bits());
+        assert!(is(values(&block.self_attention.norm.query.gain), 1.0));
+        assert!(is(values(&block.self_attention.query.bias), 0.0));
+        assert!(is(values(&block.mlp_modulation.linear.weight), 0.0));
+        assert!(is(values(&model.final_layer.linear.weight), 0.0));
+        assert!(is(values(&model.final_layer.modulation.weight), 0.0));
+        let gates: Vec<f32> = model.encoders[0].refiner.blocks[0]
+            .mlp_gate
+            .iter()
+            .flat_map(|gate| values(&gate.linear.weight))
+            .collect();
+        assert!(gates.len() == 64 && is(gates, 0.0));
+
+        let spread = |values: Vec<f32>| (values.iter().map(|x| x * x).sum::<f32>() / values.len() as f32).sqrt();
+        let timestep = spread(values(&model.timestep.linear_in.weight));
+        assert!((timestep / 0.02 - 1.0).abs() < 0.1, "{timestep}");
+        let convolution = values(&model.res_block.conv_in.weight);
+        let bound = (6.0_f32 / (16.0 * 9.0)).sqrt();
+        assert!(convolution.iter().all(|x| x.abs() <= bound));
+        assert!((spread(convolution) / (bound / 3.0_f32.sqrt()) - 1.0).abs() < 0.1);
+    }
+}

@@ -1,7 +1,7 @@
 //! `LiDit`: the whole trainable network.
 
 use burn::module::Module;
-use burn::tensor::{Bool, Device, Tensor};
+use burn::tensor::{Bool, Device, FloatDType, Tensor};
 
 use crate::attention::AttentionMask;
 use crate::block::LiDitBlock;
@@ -145,7 +145,7 @@ impl LiDit {
                 RefinerAttention::Full => AttentionMask::keys(prompt.valid.clone()),
                 RefinerAttention::Causal => AttentionMask::causal_keys(prompt.valid.clone()),
             };
-            let x = encoder.projection.forward(states).cast(burn::tensor::FloatDType::F32); // [B, T, D]
+            let x = encoder.projection.forward(states).cast(FloatDType::F32); // [B, T, D]
             refined.push(encoder.refiner.forward(x, &steer, &mask));
             steering.push(steer);
         }
@@ -165,3 +165,6 @@ impl LiDit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,7 +39,19 @@ pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     x * sigmoid(inner)
 }
 
-/// SiLU, `x * sigmoid(x)`.
+/// `SiLU`, `x * sigmoid(x)`.
 pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     x.clone() * sigmoid(x)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gelu_is_close_to_the_erf_form() {
+        let x = Tensor::<1>::from_floats([-6.0, -2.0, -0.5, 0.0, 0.5, 2.0, 6.0], &Device::flex());
+        let difference = gelu(x.clone()) - burn::tensor::activation::gelu(x);
+        assert!(difference.abs().max().into_scalar::<f32>() < 1e-3);
+    }
 }

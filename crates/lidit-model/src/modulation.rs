@@ -90,3 +90,19 @@ pub(crate) fn split<const K: usize>(x: Tensor<2>) -> [Tensor<3>; K] {
     let x = x.cast(FloatDType::F32).reshape([b, K, d]); // [B, K, D]
     std::array::from_fn(|i| x.clone().slice([0..b, i..i + 1, 0..d]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::Golden;
+
+    #[test]
+    fn modulation_matches_pytorch() {
+        let golden = Golden::open("modulation");
+        let modulation = golden.load(Modulation::zeros(8, &Device::flex()));
+        let modulated = modulation.forward(golden.tensor("in.c"));
+        let x: Tensor<3> = golden.tensor("in.x");
+        golden.check("out.before", modulated.before(x.clone()), 1e-5);
+        golden.check("out.after", modulated.after(x, golden.tensor("in.y")), 1e-5);
+    }
+}

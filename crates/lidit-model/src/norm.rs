@@ -5,7 +5,7 @@ use burn::tensor::{Device, FloatDType, Tensor};
 
 use crate::linear::lazy_zeros;
 
-/// Added under every root of this crate's norms (open; HunyuanVideo's value).
+/// Added under every root of this crate's norms (open; `HunyuanVideo`'s value).
 const EPSILON: f32 = 1e-6;
 
 /// `x / rms(x) * gain` over the last axis, with a learned gain that stays f32.
@@ -45,7 +45,7 @@ pub fn layer_norm<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 /// Whether the parameter at `path` (`blocks.0.self_attention.query_norm.gain`) belongs to a norm and must stay f32.
 pub fn is_norm_parameter(path: &str) -> bool {
-    path == "gain" || path.ends_with(".gain")
+    path.rsplit('.').next() == Some("gain")
 }
 
 #[cfg(test)]

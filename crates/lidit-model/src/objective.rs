@@ -210,3 +210,99 @@ impl TimestepDensity {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::Golden;
+
+    pub(crate) fn epsilon() -> Objective {
+        Objective::Epsilon(Epsilon {
+            num_timesteps: 1000,
+            beta_start: 1e-4,
+            beta_end: 0.02,
+        })
+    }
+
+    fn flow(density: TimestepDensity) -> Objective {
+        Objective::RectifiedFlow(RectifiedFlow { density })
+    }
+
+    #[test]
+    fn objectives_match_pytorch() {
+        let golden = Golden::open("objective");
+        let batch = LossBatch {
+            images: golden.tensor("in.images"),
+            noise: golden.tensor("in.noise"),
+            draws: golden
+                .values("in.draws")
+                .chunks(2)
+                .map(|pair| [pair[0], pair[1]])
+                .collect(),
+            weights: golden.values("in.weights"),
+        };
+        let logit_normal = TimestepDensity::LogitNormal { mean: -0.2, std: 1.5 };
+        for (name, objective) in [
+            ("epsilon", epsilon()),
+            ("uniform", flow(TimestepDensity::Uniform)),
+            ("logit_normal", flow(logit_normal)),
+        ] {
+            let noised = objective.noise(&batch);
+            golden.check(&format!("out.{name}.t"), noised.timesteps, 1e-5);
+            golden.check(&format!("out.{name}.x"), noised.input, 1e-5);
+            let loss = objective.loss_with(&batch, |x, t| {
+                x.mul_scalar(0.5) + t.reshape([4, 1, 1, 1]).mul_scalar(0.002).sub_scalar(0.3)
+            });
+            golden.check(&format!("out.{name}.loss"), loss, 1e-5);
+        }
+    }
+
+    #[test]
+    fn extreme_draws_stay_finite_and_in_range() {
+        let below_one = 1.0 - f32::EPSILON / 2.0;
+        let logit_normal = TimestepDensity::LogitNormal { mean: 0.0, std: 1.0 };
+        for objective in [epsilon(), flow(TimestepDensity::Uniform), flow(logit_normal)] {
+            for draw in [[0.0, 0.0], [below_one, below_one], [below_one, 0.0], [0.0, 0.5]] {
+                let mix = objective.mix(draw);
+                assert!((0.0..=1000.0).contains(&mix.timestep), "{draw:?}: {}", mix.timestep);
+                assert!(mix.signal.is_finite() && mix.noise.is_finite());
+            }
+        }
+    }
+
+    #[test]
+    fn objectives_read_from_a_config_and_refuse_misspelt_keys() {
+        let read = |text: &str| serde_json::from_str::<Objective>(text).map_err(|error| error.to_string());
+        assert_eq!(
+            read(r#"{"kind": "rectified_flow", "density": "uniform"}"#),
+            Ok(flow(TimestepDensity::Uniform))
+        );
+        let text = r#"{"kind": "rectified_flow", "density": {"logit_normal": {"mean": 0.0, "std": 1.0}}}"#;
+        assert_eq!(
+            read(text),
+            Ok(flow(TimestepDensity::LogitNormal { mean: 0.0, std: 1.0 }))
+        );
+        let text = r#"{"kind": "epsilon", "num_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}"#;
+        assert_eq!(read(text), Ok(epsilon()));
+        assert!(read(r#"{"kind": "rectified_flow", "density": "uniform", "densty": 1}"#).is_err());
+        assert!(read(r#"{"kind": "rectified_flow", "density": {"logit_normal": {"mean": 0, "sd": 1}}}"#).is_err());
+        assert!(read(r#"{"kind": "flow", "density": "uniform"}"#).is_err());
+    }
+
+    #[test]
+    fn numbers_that_make_no_schedule_are_refused_with_the_key() {
+        let key = |objective: Objective| objective.validate().err().map(|error| error.key);
+        let schedule = |num_timesteps, beta_start, beta_end| {
+            Objective::Epsilon(Epsilon {
+                num_timesteps,
+                beta_start,
+                beta_end,
+            })
+        };
+        assert_eq!(key(epsilon()), None);
+        assert_eq!(key(schedule(1, 1e-4, 0.02)), Some("objective.num_timesteps"));
+        assert_eq!(key(schedule(1000, 0.02, 1e-4)), Some("objective.beta_start"));
+        let flat = TimestepDensity::LogitNormal { mean: 0.0, std: 0.0 };
+        assert_eq!(key(flow(flat)), Some("objective.density"));
+    }
+}

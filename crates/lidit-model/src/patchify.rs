@@ -46,3 +46,22 @@ pub fn unpatchify(tokens: Tensor<3>, [h, w]: [usize; 2], patch_size: usize) -> T
         .permute([0, 3, 1, 4, 2, 5]) // [B, C, h, p, w, p]
         .reshape([b, c, h * p, w * p]) // [B, C, H, W]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::Golden;
+
+    #[test]
+    fn patchify_matches_a_strided_convolution() {
+        let golden = Golden::open("patchify");
+        let patchify = golden.load(Patchify::zeros(3, 2, 8, &Device::flex()));
+        golden.check("out.tokens", patchify.forward(golden.tensor("in.x")), 1e-5);
+    }
+
+    #[test]
+    fn unpatchify_matches_fold() {
+        let golden = Golden::open("final_layer");
+        golden.check("out.image", unpatchify(golden.tensor("out.tokens"), [2, 3], 2), 1e-6);
+    }
+}

@@ -82,3 +82,71 @@ fn gated(gate: Option<&Gate>, y: Tensor<3>, conditioning: &Tensor<2>) -> Tensor<
         None => y,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Bool, TensorData};
+
+    use super::*;
+    use crate::config::tests::tiny;
+    use crate::config::{RefinerAttention, RefinerConfig};
+    use crate::golden::Golden;
+
+    fn refiner(golden: &Golden, blocks: usize, gate: RefinerGate) -> TokenRefiner {
+        let refiner = RefinerConfig {
+            blocks,
+            attention: RefinerAttention::Full,
+            gate,
+        };
+        golden.load(TokenRefiner::zeros(&ModelConfig { refiner, ..tiny() }, &Device::flex()))
+    }
+
+    #[test]
+    fn refiners_match_pytorch() {
+        for (name, blocks, gate) in [
+            ("refiner_full", 2, RefinerGate::Adaptive),
+            ("refiner_causal", 2, RefinerGate::Adaptive),
+            ("refiner_plain", 1, RefinerGate::None),
+        ] {
+            let golden = Golden::open(name);
+            let valid = golden.mask("in.valid");
+            let mask = match name {
+                "refiner_causal" => AttentionMask::causal_keys(valid),
+                _ => AttentionMask::keys(valid),
+            };
+            let refiner = refiner(&golden, blocks, gate);
+            golden.check(
+                "out.y",
+                refiner.forward(golden.tensor("in.x"), &golden.tensor("in.c"), &mask),
+                1e-5,
+            );
+        }
+    }
+
+    /// How far each of five tokens moves when the last one is changed.
+    fn reach_of_the_last_token(mask: impl Fn(Tensor<2, Bool>) -> AttentionMask) -> Vec<f32> {
+        let golden = Golden::open("refiner_full");
+        let refiner = refiner(&golden, 2, RefinerGate::Adaptive);
+        let x = golden.tensor::<3>("in.x").slice([0..1]);
+        let changed = x.clone().slice_fill([0..1, 4..5, 0..8], 3.0);
+        let c = golden.tensor::<2>("in.c").slice([0..1]);
+        let valid = Tensor::from_data(TensorData::new(vec![true; 5], [1, 5]), &Device::flex());
+        let mask = mask(valid);
+        let difference = refiner.forward(changed, &c, &mask) - refiner.forward(x, &c, &mask);
+        difference
+            .abs()
+            .max_dim(2)
+            .into_data()
+            .try_into_vec()
+            .unwrap_or_default()
+    }
+
+    #[test]
+    fn a_late_token_reaches_an_early_one_unless_the_mask_is_causal() {
+        let full = reach_of_the_last_token(AttentionMask::keys);
+        assert!(full.iter().all(|&moved| moved > 1e-2), "full attention: {full:?}");
+        let causal = reach_of_the_last_token(AttentionMask::causal_keys);
+        assert_eq!(causal[..4].to_vec(), vec![0.0; 4], "causal attention");
+        assert!(causal[4] > 1e-2);
+    }
+}

@@ -64,3 +64,28 @@ impl ResBlock {
         x + y.reshape([b, d, n]).swap_dims(1, 2).cast(FloatDType::F32) // [B, N, D]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::Golden;
+
+    #[test]
+    fn res_block_matches_pytorch() {
+        let golden = Golden::open("res_block");
+        let block = golden.load(ResBlock::zeros(8, &Device::flex()));
+        golden.check("out.y", block.forward(golden.tensor("in.x"), [3, 4]), 1e-5);
+    }
+
+    #[test]
+    fn equal_tokens_become_different_by_position() {
+        let block = Golden::open("res_block").load(ResBlock::zeros(8, &Device::flex()));
+        let token = Golden::open("res_block").tensor::<3>("in.x").slice([0..1, 0..1, 0..8]);
+        let y = block.forward(token.repeat_dim(1, 25), [5, 5]);
+        let at = |i: usize| y.clone().slice([0..1, i..i + 1, 0..8]);
+        let distance = |i, j| (at(i) - at(j)).abs().max().into_scalar::<f32>();
+        assert!(distance(0, 12) > 0.1, "corner and centre");
+        assert!(distance(0, 4) > 0.1, "left and right corner");
+        assert!(distance(7, 17) > 0.1, "above and below the centre");
+    }
+}

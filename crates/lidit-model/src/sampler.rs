@@ -152,3 +152,64 @@ fn ddim_step(epsilon: &Epsilon, t: usize, next: Option<usize>) -> Step {
         add: (1.0 - a_next).sqrt() - keep * (1.0 - a).sqrt(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::Golden;
+    use crate::objective::{RectifiedFlow, TimestepDensity};
+
+    fn epsilon() -> Objective {
+        Objective::Epsilon(Epsilon {
+            num_timesteps: 1000,
+            beta_start: 1e-4,
+            beta_end: 0.02,
+        })
+    }
+
+    fn flow() -> Objective {
+        Objective::RectifiedFlow(RectifiedFlow {
+            density: TimestepDensity::Uniform,
+        })
+    }
+
+    #[test]
+    fn trajectories_match_pytorch() {
+        let golden = Golden::open("sampler");
+        let toy =
+            |x: Tensor<4>, t: Tensor<1>| x.mul_scalar(0.5) + t.reshape([2, 1, 1, 1]).mul_scalar(0.002).sub_scalar(0.3);
+        for (name, kind, objective) in [
+            ("ddim", SamplerKind::Ddim, epsilon()),
+            ("euler", SamplerKind::Euler, flow()),
+        ] {
+            for steps in [1, 4, 7] {
+                let sampler = Sampler {
+                    kind,
+                    steps,
+                    guidance: 1.0,
+                };
+                let mut heard = Vec::new();
+                let x = sampler.integrate(&objective, golden.tensor("in.noise"), toy, |step| heard.push(step));
+                golden.check(&format!("out.{name}.{steps}"), x, 1e-4);
+                assert_eq!(heard, (1..=steps).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn samplers_that_do_not_suit_the_objective_are_refused() {
+        let key = |kind, steps, guidance, objective| {
+            Sampler { kind, steps, guidance }
+                .validate(&objective)
+                .err()
+                .map(|error| error.key)
+        };
+        assert_eq!(key(SamplerKind::Ddim, 50, 4.0, epsilon()), None);
+        assert_eq!(key(SamplerKind::Euler, 50, 4.0, flow()), None);
+        assert_eq!(key(SamplerKind::Ddim, 50, 4.0, flow()), Some("sampler.kind"));
+        assert_eq!(key(SamplerKind::Euler, 50, 4.0, epsilon()), Some("sampler.kind"));
+        assert_eq!(key(SamplerKind::Ddim, 1001, 4.0, epsilon()), Some("sampler.steps"));
+        assert_eq!(key(SamplerKind::Euler, 0, 4.0, flow()), Some("sampler.steps"));
+        assert_eq!(key(SamplerKind::Euler, 10, f64::NAN, flow()), Some("sampler.guidance"));
+    }
+}

@@ -6,7 +6,7 @@ use burn::tensor::{Device, FloatDType, Tensor};
 use crate::linear::Linear;
 use crate::mlp::silu;
 
-/// Width of the sinusoidal embedding (DiT's).
+/// Width of the sinusoidal embedding (`DiT`'s).
 pub(crate) const FREQUENCIES: usize = 256;
 /// Longest period of the sinusoids, in timesteps of 0..1000.
 const MAX_PERIOD: f64 = 10_000.0;
@@ -70,5 +70,20 @@ impl PooledEmbedder {
         self.linear_out
             .forward(silu(self.linear_in.forward(pooled)))
             .cast(FloatDType::F32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::Golden;
+
+    #[test]
+    fn timesteps_match_pytorch() {
+        let golden = Golden::open("timestep");
+        let t: Tensor<1> = golden.tensor("in.t");
+        golden.check("out.sinusoids", timestep_embedding(t.clone(), 16), 1e-4);
+        let embedder = golden.load(TimestepEmbedder::zeros(8, &Device::flex()));
+        golden.check("out.embedding", embedder.forward(t), 1e-4);
     }
 }
