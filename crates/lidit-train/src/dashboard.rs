@@ -2,17 +2,14 @@
 
 use std::io::{self, IsTerminal};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 
 use anyhow::{Result, anyhow, bail};
 use burn_train::Interrupter;
-use burn_train::metric::{
-    MetricAttributes, MetricDefinition, MetricEntry, MetricId, NumericAttributes, NumericEntry, SerializedEntry,
-};
+use burn_train::renderer::MetricsRenderer;
 use burn_train::renderer::tui::TuiMetricsRendererWrapper;
-use burn_train::renderer::{MetricState, MetricsRenderer};
 use indicatif::{ProgressBar, ProgressDrawTarget};
 
+use crate::columns::{definitions, states};
 use crate::console::{Console, Output};
 use crate::metrics::StepRecord;
 
@@ -77,48 +74,6 @@ impl View {
     }
 }
 
-/// A number that the dashboard shows of each logged step.
-struct Column {
-    name: &'static str,
-    unit: &'static str,
-    higher_is_better: bool,
-    of: fn(&StepRecord) -> f64,
-}
-
-const COLUMNS: [Column; 5] = [
-    Column {
-        name: "loss",
-        unit: "",
-        higher_is_better: false,
-        of: |r| r.loss,
-    },
-    Column {
-        name: "grad",
-        unit: "",
-        higher_is_better: false,
-        of: |r| r.grad_norm,
-    },
-    Column {
-        name: "lr",
-        unit: "",
-        higher_is_better: false,
-        of: |r| r.lr,
-    },
-    Column {
-        name: "epoch",
-        unit: "",
-        higher_is_better: true,
-        of: |r| r.epoch,
-    },
-    Column {
-        name: "speed",
-        unit: "img/s",
-        higher_is_better: true,
-        of: |r| r.images_per_s,
-    },
-];
-const ETA: &str = "eta";
-
 /// The view of one attempt at a run.
 pub struct Dashboard {
     /// `None` once it was closed or killed.
@@ -149,10 +104,9 @@ impl Dashboard {
             first: None,
         };
         dashboard.drive(|renderer| {
-            for column in &COLUMNS {
-                renderer.register_metric(definition(column.name, numeric(column)));
+            for definition in definitions() {
+                renderer.register_metric(definition);
             }
-            renderer.register_metric(definition(ETA, MetricAttributes::None));
             // The stream of samples is endless, so to burn-train a run is one epoch: the first of one.
             renderer.start(1, 1, Some(steps as usize), Some(name));
             renderer.start_split("train", steps as usize);
@@ -166,18 +120,11 @@ impl Dashboard {
     /// # Errors
     /// When the person at the dashboard chose to kill the run.
     pub fn show(&mut self, record: &StepRecord) -> Result<()> {
-        let eta = seconds_text(self.seconds_left(record));
+        let states = states(record, self.seconds_left(record));
         self.drive(|renderer| {
-            for column in &COLUMNS {
-                let value = (column.of)(record);
-                let text = format!("{} {}", short(value), column.unit);
-                let number = NumericEntry::Value(value);
-                let entry = entry(column.name, text.trim_end(), &number.serialize());
-                // A plot has no place for what is not a number; the text says it.
-                let point = value.is_finite().then_some(number);
-                renderer.update_train(MetricState::Numeric(entry, point));
+            for state in states {
+                renderer.update_train(state);
             }
-            renderer.update_train(MetricState::Generic(entry(ETA, &eta, &eta)));
             renderer.update_split(record.step as usize);
         })
     }
@@ -238,62 +185,6 @@ impl Drop for Dashboard {
 
 fn killed() -> anyhow::Error {
     anyhow!("the run was killed from the dashboard")
-}
-
-fn id(name: &str) -> MetricId {
-    MetricId::new(Arc::new(name.to_owned()))
-}
-
-fn numeric(column: &Column) -> MetricAttributes {
-    let unit = (!column.unit.is_empty()).then(|| column.unit.to_owned());
-    NumericAttributes {
-        unit,
-        higher_is_better: column.higher_is_better,
-    }
-    .into()
-}
-
-fn definition(name: &str, attributes: MetricAttributes) -> MetricDefinition {
-    MetricDefinition {
-        metric_id: id(name),
-        name: Arc::new(name.to_owned()),
-        description: None,
-        attributes,
-    }
-}
-
-fn entry(name: &str, formatted: &str, serialized: &str) -> MetricEntry {
-    MetricEntry::new(
-        id(name),
-        SerializedEntry::new(formatted.to_owned(), serialized.to_owned()),
-    )
-}
-
-/// A number in four digits, or in two and an exponent.
-fn short(value: f64) -> String {
-    let size = value.abs();
-    if value == 0.0 || !value.is_finite() {
-        format!("{value}")
-    } else if (1e-2..1e5).contains(&size) {
-        let decimals = (3 - size.log10().floor() as i32).max(0) as usize;
-        format!("{value:.decimals$}")
-    } else {
-        format!("{value:.2e}")
-    }
-}
-
-/// A time in its two largest units.
-fn seconds_text(seconds: f64) -> String {
-    if !seconds.is_finite() || seconds < 0.0 {
-        return "?".to_owned();
-    }
-    let s = seconds.round() as u64;
-    match s {
-        0..60 => format!("{s}s"),
-        60..3600 => format!("{}m {:02}s", s / 60, s % 60),
-        3600..86400 => format!("{}h {:02}m", s / 3600, s % 3600 / 60),
-        _ => format!("{}d {:02}h", s / 86400, s % 86400 / 3600),
-    }
 }
 
 #[cfg(test)]
@@ -370,29 +261,6 @@ mod tests {
         assert_eq!(choose(ViewRequest::Tui, Terminal, Pipe).unwrap(), View::Tui);
         let message = choose(ViewRequest::Tui, Pipe, Terminal).unwrap_err().to_string();
         assert!(message.contains("--tui needs a terminal"), "{message}");
-    }
-
-    #[test]
-    fn numbers_and_times_are_short() {
-        for (value, text) in [
-            (0.0, "0"),
-            (0.123_44, "0.1234"),
-            (1234.5, "1234"),
-            (2.5e-7, "2.50e-7"),
-            (1e6, "1.00e6"),
-            (-0.5, "-0.5000"),
-        ] {
-            assert_eq!(short(value), text);
-        }
-        for (seconds, text) in [
-            (0.4, "0s"),
-            (200.0, "3m 20s"),
-            (7500.0, "2h 05m"),
-            (270_000.0, "3d 03h"),
-            (f64::NAN, "?"),
-        ] {
-            assert_eq!(seconds_text(seconds), text);
-        }
     }
 
     /// A renderer whose person chose "kill", as burn-train's does it.

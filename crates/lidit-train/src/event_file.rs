@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use protobuf::Message;
 use tensorboard_proto::event::Event;
 
-use crate::run_dir::replace;
+use crate::atomic::replace;
 
 /// Bytes around each record: its length and two checksums.
 const LENGTH: usize = 8;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::run_dir::write_atomically;
+use crate::atomic::write_atomically;
 
 /// A file of JSON lines, open for appending.
 pub(crate) struct JsonLines {

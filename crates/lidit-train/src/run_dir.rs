@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use image::RgbImage;
 
+use crate::atomic::write_atomically;
+
 /// Held by the process that writes the run; no part of the run itself.
 const LOCK: &str = ".lock";
 /// What a run makes in its directory, apart from hidden files.
@@ -203,35 +205,6 @@ impl RunDir {
     }
 }
 
-/// Writes a file so that its name always stands for the whole old or the whole new content, also after a power cut:
-/// a file beside it, fsync, rename, fsync of the folder.
-pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let name = path
-        .file_name()
-        .with_context(|| format!("{} names no file", path.display()))?;
-    replace(
-        path,
-        &path.with_file_name(format!(".{}.partial", name.to_string_lossy())),
-        bytes,
-    )
-}
-
-/// [`write_atomically`] by way of the file `partial` in the same folder.
-pub(crate) fn replace(path: &Path, partial: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or_else(|| Path::new("."));
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(partial, path)?;
-        File::open(folder)?.sync_all()
-    };
-    write().with_context(|| format!("cannot write {}; is the disk full?", path.display()))
-}
-
 /// This machine's name, for people who read the history of a run that moved.
 pub(crate) fn host_name() -> String {
     gethostname::gethostname().to_string_lossy().into_owned()
@@ -320,15 +293,5 @@ mod tests {
         RunDir::attach(dir.path()).unwrap();
         drop(first);
         RunDir::resume(dir.path()).unwrap();
-    }
-
-    #[test]
-    fn an_atomic_write_leaves_no_partial_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x");
-        write_atomically(&path, b"1").unwrap();
-        write_atomically(&path, b"22").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"22");
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 }
