@@ -1,5 +1,7 @@
 //! One layer of a decoder: attention and a gated feed-forward part, each with its norms.
 
+use std::f32::consts::{FRAC_2_SQRT_PI, SQRT_2};
+
 use burn::tensor::activation::{sigmoid, softmax};
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 
@@ -203,7 +205,7 @@ fn apply(norm: Option<&RmsNorm>, x: Tensor<2>) -> Tensor<2> {
 
 /// `x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3))`: equal to the tanh form and several times faster on flex.
 fn gelu_tanh(x: Tensor<2>) -> Tensor<2> {
-    const SLOPE: f32 = 1.595_769_1;
+    const SLOPE: f32 = FRAC_2_SQRT_PI * SQRT_2; // 2 sqrt(2 / pi)
     let inner = (x.clone().square() * (0.044_715 * SLOPE) + SLOPE) * x.clone();
     sigmoid(inner) * x
 }

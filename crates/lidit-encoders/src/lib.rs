@@ -4,6 +4,7 @@
 //! [`Tokenizer`] turns the prompt into ids, an [`Llm`] computes the states. Weights and tokenizer come from one
 //! GGUF file. Nothing here is trained, and nothing here knows the network that reads the states.
 
+pub mod cost;
 mod decoder_config;
 mod decoder_layer;
 mod error;

@@ -18,7 +18,7 @@ use crate::vocabulary::{Scheme, Vocabulary};
 /// A tokenizer whose control tokens only templates can produce.
 ///
 /// Matches llama.cpp and Hugging Face token by token: byte-level BPE with its pre-tokenizer, or
-/// SentencePiece BPE whose merges follow from its scores.
+/// `SentencePiece` BPE whose merges follow from its scores.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     controls: ControlTokens,

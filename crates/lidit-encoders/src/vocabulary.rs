@@ -172,7 +172,7 @@ fn listed_merges(file: &GgufFile) -> Result<Vec<(String, String)>, EncoderError>
     pairs.collect()
 }
 
-/// SentencePiece merges the pair whose union scores highest. As Hugging Face's converter does, every
+/// `SentencePiece` merges the pair whose union scores highest. As Hugging Face's converter does, every
 /// split of a token into two tokens is a merge; splits of one token follow each other, longer first parts first.
 fn merges_from_scores(tokens: &[String], kinds: &[TokenKind], scores: &[f32]) -> Vec<(String, String)> {
     let normal = |id: &usize| kinds[*id] == TokenKind::Normal;
