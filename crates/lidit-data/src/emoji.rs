@@ -171,7 +171,7 @@ fn pictured(group: EmojiGroup) -> Vec<Chosen> {
 }
 
 fn is_keycap(emoji: &Emoji) -> bool {
-    emoji.as_str().ends_with('\u{20E3}')
+    emoji.name().starts_with("keycap: ")
 }
 
 // Twemoji leaves the variation selector out of most of its names.
