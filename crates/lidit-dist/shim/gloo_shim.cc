@@ -5,6 +5,7 @@
 #include <cstring>
 #include <exception>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -16,8 +17,15 @@
 
 using std::chrono::milliseconds;
 
+using Buffers = std::vector<std::unique_ptr<gloo::transport::UnboundBuffer>>;
+
 struct lidit_gloo {
   std::shared_ptr<gloo::rendezvous::Context> context;
+  // What an abort has to wake: the buffers of the exchange under way.
+  std::mutex mutex;
+  const Buffers* in = nullptr;
+  const Buffers* out = nullptr;
+  bool aborted = false;
 };
 
 namespace {
@@ -75,6 +83,31 @@ void explain(const char* what, char* error, size_t capacity) {
   }
 }
 
+constexpr const char* kAborted = "a rank left the run";
+
+// Shows an exchange's buffers to lidit_gloo_abort, until it ends.
+class UnderWay {
+ public:
+  explicit UnderWay(lidit_gloo& mesh) : mesh_(mesh) {}
+
+  // False if the mesh was aborted before.
+  bool show(const Buffers& in, const Buffers& out) const {
+    std::lock_guard<std::mutex> lock(mesh_.mutex);
+    mesh_.in = &in;
+    mesh_.out = &out;
+    return !mesh_.aborted;
+  }
+
+  ~UnderWay() {
+    std::lock_guard<std::mutex> lock(mesh_.mutex);
+    mesh_.in = nullptr;
+    mesh_.out = nullptr;
+  }
+
+ private:
+  lidit_gloo& mesh_;
+};
+
 milliseconds left(std::chrono::steady_clock::time_point until) {
   const auto left = std::chrono::duration_cast<milliseconds>(until - std::chrono::steady_clock::now());
   // Gloo takes zero for "no timeout".
@@ -111,8 +144,10 @@ int32_t lidit_gloo_exchange(
     size_t num_receives, uint64_t timeout_ms, int32_t* peer, char* error, size_t error_capacity) {
   *peer = -1;
   // Outside of the try: on failure the connections close before the buffers go.
-  std::vector<std::unique_ptr<gloo::transport::UnboundBuffer>> in;
-  std::vector<std::unique_ptr<gloo::transport::UnboundBuffer>> out;
+  Buffers in;
+  Buffers out;
+  // Declared after the buffers: they leave the abort's sight before they go.
+  const UnderWay under_way(*mesh);
   try {
     const auto until = std::chrono::steady_clock::now() + milliseconds(timeout_ms);
     in.reserve(num_receives);
@@ -127,16 +162,19 @@ int32_t lidit_gloo_exchange(
       out.push_back(mesh->context->createUnboundBuffer(sends[i].data, sends[i].bytes));
       out.back()->send(sends[i].peer, slot);
     }
+    if (!under_way.show(in, out)) {
+      throw std::runtime_error(kAborted);
+    }
     for (size_t i = 0; i < num_receives; i++) {
       *peer = receives[i].peer;
       if (!in[i]->waitRecv(left(until))) {
-        throw std::runtime_error("a receive was aborted");
+        throw std::runtime_error(kAborted);
       }
     }
     for (size_t i = 0; i < num_sends; i++) {
       *peer = sends[i].peer;
       if (!out[i]->waitSend(left(until))) {
-        throw std::runtime_error("a send was aborted");
+        throw std::runtime_error(kAborted);
       }
     }
     return 0;
@@ -151,6 +189,25 @@ int32_t lidit_gloo_exchange(
     // Closing what is broken already: the first failure is the one to tell.
   }
   return 1;
+}
+
+void lidit_gloo_abort(lidit_gloo* mesh) {
+  try {
+    std::lock_guard<std::mutex> lock(mesh->mutex);
+    mesh->aborted = true;
+    if (mesh->in != nullptr) {
+      for (const auto& buffer : *mesh->in) {
+        buffer->abortWaitRecv();
+      }
+    }
+    if (mesh->out != nullptr) {
+      for (const auto& buffer : *mesh->out) {
+        buffer->abortWaitSend();
+      }
+    }
+  } catch (...) {
+    // The deadline ends what an abort could not.
+  }
 }
 
 void lidit_gloo_free(lidit_gloo* mesh) {

@@ -34,5 +34,8 @@ int32_t lidit_gloo_exchange(
     lidit_gloo* mesh, uint64_t slot, const lidit_part* sends, size_t num_sends, const lidit_part* receives,
     size_t num_receives, uint64_t timeout_ms, int32_t* peer, char* error, size_t error_capacity);
 
+// Makes the exchange under way in another thread, and every later one, fail.
+void lidit_gloo_abort(lidit_gloo* mesh);
+
 void lidit_gloo_free(lidit_gloo* mesh);
 }

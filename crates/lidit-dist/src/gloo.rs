@@ -5,13 +5,14 @@
 //! rank its part of the vector directly and sums its own part: as much traffic as a ring, in one hop.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
 
 use crate::mesh::{Broken, Mesh};
 use crate::store::Store;
+use crate::watch::Watch;
 use crate::{DistError, Meeting, Place};
 
 /// Part of a range that travels and is summed at once: small enough to be summed from cache.
@@ -28,7 +29,9 @@ pub struct Gloo {
     rank: usize,
     size: usize,
     deadline: Duration,
-    store: Store,
+    // Before the store: its thread holds one as well.
+    watch: Watch,
+    store: Arc<Store>,
     mesh: Mutex<State>,
 }
 
@@ -41,13 +44,16 @@ enum State {
 impl Gloo {
     /// Meets the other ranks and connects to each.
     pub fn join(place: &Place, meeting: &Meeting, deadline: Duration) -> Result<Self, DistError> {
-        let store = Store::join(place, meeting, deadline)?;
+        let store = Arc::new(Store::join(place, meeting, deadline)?);
         let mesh = Mesh::connect(place.rank, place.size, &store, deadline)
             .map_err(|detail| store.blame("connect", &[], detail))?;
+        let abort = mesh.abort();
+        let watch = Watch::start(Arc::clone(&store), move || abort.abort())?;
         Ok(Self {
             rank: place.rank,
             size: place.size,
             deadline,
+            watch,
             store,
             mesh: Mutex::new(State::Alive(mesh)),
         })
@@ -127,10 +133,13 @@ impl Gloo {
                     detail,
                 });
             }
-            State::Alive(mesh) => match collective(mesh, Instant::now() + self.deadline) {
-                Ok(()) => return Ok(()),
-                Err(broken) => broken,
-            },
+            State::Alive(mesh) => {
+                let until = Instant::now() + self.deadline;
+                match self.watch.during(until, || collective(mesh, until)) {
+                    Ok(()) => return Ok(()),
+                    Err(broken) => broken,
+                }
+            }
         };
         let detail = format!("{} (deadline {:.1} s)", broken.detail, self.deadline.as_secs_f64());
         let suspects: Vec<usize> = broken.peer.into_iter().collect();

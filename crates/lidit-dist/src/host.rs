@@ -17,7 +17,7 @@ const MAX_STRANGERS: usize = 64;
 const MAX_ENTRIES: usize = 1 << 12;
 /// The longest that one request may wait.
 const MAX_WAIT: Duration = Duration::from_hours(24);
-/// How long a failed run's host stays for ranks that still ask who was at fault.
+/// How long the host stays, after rank 0 is done with it, for ranks that still ask: most of all, who was at fault.
 const LINGER: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(10);
 
@@ -72,9 +72,8 @@ impl Drop for Host {
         let mut state = self.shared.lock();
         state.closing = true;
         self.shared.changed.notify_all();
-        let failed = !state.victims.is_empty() || state.came.len() < self.shared.size;
         let until = Instant::now() + LINGER;
-        while failed && state.gone.len() < state.came.len() {
+        while state.gone.len() < state.came.len() {
             let Some(left) = until.checked_duration_since(Instant::now()) else {
                 break;
             };
@@ -210,6 +209,10 @@ impl Shared {
                 self.lock().victims.insert(rank);
                 self.changed.notify_all();
                 Message::of(Op::Done, [])
+            }
+            Op::Lost => {
+                let state = self.lock();
+                ranks(Op::Done, state.gone.union(&state.victims).copied())
             }
             Op::Culprits => self.culprits(rank, wait),
             Op::Done | Op::NotYet | Op::Refused | Op::OtherRun => Message::of(Op::Refused, "not a request"),

@@ -15,6 +15,8 @@ mod nccl;
 mod place;
 pub mod process;
 mod store;
+#[cfg(any(feature = "gloo", feature = "nccl"))]
+mod watch;
 mod wire;
 mod world;
 

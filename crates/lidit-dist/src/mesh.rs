@@ -6,6 +6,7 @@
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::store::Store;
@@ -17,9 +18,15 @@ const FIRST_SLOT: u64 = 0x40 << 56;
 
 /// A full mesh of TCP connections between ranks. After an error it is dead.
 pub struct Mesh {
-    raw: NonNull<RawMesh>,
+    handle: Arc<Handle>,
     slot: u64,
 }
+
+/// The shim's mesh, freed with its last owner.
+struct Handle(NonNull<RawMesh>);
+
+/// Ends a mesh's exchanges from another thread.
+pub struct Abort(Arc<Handle>);
 
 /// An exchange that failed.
 pub struct Broken {
@@ -69,11 +76,14 @@ unsafe extern "C" {
         error: *mut c_char,
         error_capacity: usize,
     ) -> i32;
+    fn lidit_gloo_abort(mesh: *mut RawMesh);
     fn lidit_gloo_free(mesh: *mut RawMesh);
 }
 
-// SAFETY: a Gloo context is not tied to the thread that made it, and `&mut self` keeps calls apart.
-unsafe impl Send for Mesh {}
+// SAFETY: a Gloo context is not tied to the thread that made it.
+unsafe impl Send for Handle {}
+// SAFETY: exchanges are kept apart by `&mut Mesh`; an abort may run beside one, the shim locks what they share.
+unsafe impl Sync for Handle {}
 
 impl Mesh {
     /// Connects to every other rank, over the interface that leads to the rendezvous.
@@ -96,8 +106,16 @@ impl Mesh {
             )
         };
         NonNull::new(raw)
-            .map(|raw| Self { raw, slot: FIRST_SLOT })
+            .map(|raw| Self {
+                handle: Arc::new(Handle(raw)),
+                slot: FIRST_SLOT,
+            })
             .ok_or_else(|| text(&error))
+    }
+
+    /// Something that can end this mesh's exchanges from another thread.
+    pub fn abort(&self) -> Abort {
+        Abort(Arc::clone(&self.handle))
     }
 
     /// Sends `sends` and fills `receives`, each `(peer, buffer)`, at most one a peer and direction; empty ones don't travel.
@@ -131,12 +149,12 @@ impl Mesh {
         let left = until.saturating_duration_since(Instant::now());
         let mut error: [c_char; ERROR_CAPACITY] = [0; ERROR_CAPACITY];
         let mut peer = -1;
-        // SAFETY: `raw` came from connect and is freed in drop alone. The slices behind the parts are borrowed for the whole
+        // SAFETY: the handle keeps the mesh alive. The slices behind the parts are borrowed for the whole
         // call: received ones are exclusive and apart from each other, sent ones are only read (the shim's promise).
         // When the call returns, failed or not, Gloo has let go of them: its buffers' destructors wait for that.
         let failed = unsafe {
             lidit_gloo_exchange(
-                self.raw.as_ptr(),
+                self.handle.0.as_ptr(),
                 self.slot,
                 sends.as_ptr(),
                 sends.len(),
@@ -158,10 +176,18 @@ impl Mesh {
     }
 }
 
-impl Drop for Mesh {
+impl Abort {
+    /// Makes the exchange under way, and every later one, fail.
+    pub fn abort(&self) {
+        // SAFETY: the handle keeps the mesh alive, and the shim allows an abort beside an exchange.
+        unsafe { lidit_gloo_abort(self.0.0.as_ptr()) }
+    }
+}
+
+impl Drop for Handle {
     fn drop(&mut self) {
-        // SAFETY: `raw` came from connect, is freed here alone, and nothing uses it afterwards.
-        unsafe { lidit_gloo_free(self.raw.as_ptr()) }
+        // SAFETY: the pointer came from connect, is freed here alone, and its last owner is gone.
+        unsafe { lidit_gloo_free(self.0.as_ptr()) }
     }
 }
 

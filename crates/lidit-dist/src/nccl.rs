@@ -14,6 +14,7 @@
 use std::ffi::{CStr, c_void};
 use std::ops::Range;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr, DriverError,
 use cudarc::nccl::result::{self, NcclError};
 use cudarc::nccl::sys;
 
+use crate::watch::Watch;
 use crate::{DistError, Meeting, Place, Store};
 
 const POLL: Duration = Duration::from_micros(50);
@@ -41,7 +43,9 @@ const MAX_BROADCAST: u64 = 1 << 32;
 pub struct Nccl {
     rank: usize,
     deadline: Duration,
-    store: Store,
+    // Before the store: its thread holds one as well.
+    watch: Watch,
+    store: Arc<Store>,
     state: Mutex<State>,
 }
 
@@ -56,6 +60,8 @@ struct Communicator {
     raw: sys::ncclComm_t,
     stream: Arc<CudaStream>,
     staging: CudaSlice<u8>,
+    /// Set by the watch when a rank is gone.
+    lost: Arc<AtomicBool>,
 }
 
 // SAFETY: NCCL allows a communicator to be used by one thread after another; the mutex around it sees to that.
@@ -73,7 +79,7 @@ impl Nccl {
     /// Meets the other ranks, agrees on a version and an id with them, and connects.
     pub fn join(place: &Place, meeting: &Meeting, deadline: Duration) -> Result<Self, DistError> {
         let version = version()?;
-        let store = Store::join(place, meeting, deadline)?;
+        let store = Arc::new(Store::join(place, meeting, deadline)?);
         let until = Instant::now() + deadline;
         let id = agree_on_id(place.rank, version, &store, deadline)?;
         let mut communicator =
@@ -85,10 +91,13 @@ impl Nccl {
                 Failure::Own(problem) => own(problem),
             });
         }
+        let lost = Arc::clone(&communicator.lost);
+        let watch = Watch::start(Arc::clone(&store), move || lost.store(true, Ordering::Relaxed))?;
         let state = Mutex::new(State::Alive(communicator));
         Ok(Self {
             rank: place.rank,
             deadline,
+            watch,
             store,
             state,
         })
@@ -186,13 +195,16 @@ impl Nccl {
                     detail,
                 });
             }
-            State::Alive(communicator) => match collective(communicator, Instant::now() + self.deadline) {
-                Ok(()) => return Ok(()),
-                Err(failure) => {
-                    communicator.abort();
-                    failure
+            State::Alive(communicator) => {
+                let until = Instant::now() + self.deadline;
+                match self.watch.during(until, || collective(communicator, until)) {
+                    Ok(()) => return Ok(()),
+                    Err(failure) => {
+                        communicator.abort();
+                        failure
+                    }
                 }
-            },
+            }
         };
         let (ranks, error) = match failure {
             Failure::Own(problem) => (vec![self.rank], own(format!("{operation}: {problem}"))),
@@ -245,6 +257,7 @@ impl Communicator {
             raw: ptr::null_mut(),
             stream,
             staging,
+            lost: Arc::default(),
         })
     }
 
@@ -322,7 +335,7 @@ impl Communicator {
     /// Waits until NCCL has taken the last call.
     fn settle(&self, until: Instant) -> Result<(), Failure> {
         while self.in_progress()? {
-            wait(until)?;
+            self.pause(until)?;
         }
         Ok(())
     }
@@ -337,8 +350,20 @@ impl Communicator {
                 error => return Err(DriverError(error).into()),
             }
             self.in_progress()?;
-            wait(until)?;
+            self.pause(until)?;
         }
+    }
+
+    /// Lets a moment pass, unless there is nothing to wait for any more.
+    fn pause(&self, until: Instant) -> Result<(), Failure> {
+        if self.lost.load(Ordering::Relaxed) {
+            return Err(Failure::Peer("a rank left the run".into()));
+        }
+        if Instant::now() >= until {
+            return Err(Failure::Peer("no answer".into()));
+        }
+        thread::sleep(POLL);
+        Ok(())
     }
 
     fn in_progress(&self) -> Result<bool, Failure> {
@@ -415,14 +440,6 @@ impl From<DriverError> for Failure {
     fn from(error: DriverError) -> Self {
         Self::Own(error.to_string())
     }
-}
-
-fn wait(until: Instant) -> Result<(), Failure> {
-    if Instant::now() >= until {
-        return Err(Failure::Peer("no answer".into()));
-    }
-    thread::sleep(POLL);
-    Ok(())
 }
 
 fn own(problem: String) -> DistError {

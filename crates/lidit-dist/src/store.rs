@@ -158,6 +158,13 @@ impl Store {
         }
     }
 
+    /// Whether any rank has left or given up, for as long as rank 0 may take to answer.
+    #[cfg(any(feature = "gloo", feature = "nccl"))]
+    pub(crate) fn any_lost(&self, patience: Duration) -> Result<bool, DistError> {
+        self.ask(&Message::of(Op::Lost, []), patience.max(ANSWER))
+            .map(|reply| !reply.value.is_empty())
+    }
+
     fn missing(&self, wait: Duration) -> Result<Vec<usize>, DistError> {
         let request = Message {
             number: millis(wait),
@@ -281,7 +288,7 @@ fn enter(stream: &mut TcpStream, claim: &Claim, secret: &str, patience: Duration
 fn explain(error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
-            "rank 0 closed the door: give every rank the same LIDIT_RENDEZVOUS_SECRET".into()
+            "rank 0 closed the door: give every rank the same LIDIT_RENDEZVOUS_SECRET, and read what rank 0 printed if it has just ended".into()
         }
         ErrorKind::WouldBlock | ErrorKind::TimedOut => "rank 0 took the connection and says nothing".into(),
         _ => format!("{error}; check MASTER_ADDR, MASTER_PORT and LIDIT_RENDEZVOUS_SECRET"),

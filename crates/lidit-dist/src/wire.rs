@@ -34,6 +34,8 @@ pub enum Op {
     Missing,
     /// This rank gives up because of another one.
     Victim,
+    /// Answer the ranks that left or gave up.
+    Lost,
     /// Answer the ranks at fault, waiting up to `number` ms to tell.
     Culprits,
     /// Reply: done.
@@ -111,12 +113,13 @@ impl Message {
 
 impl Op {
     fn parse(byte: u8) -> Option<Self> {
-        const ALL: [Op; 10] = [
+        const ALL: [Op; 11] = [
             Op::Set,
             Op::Get,
             Op::Add,
             Op::Missing,
             Op::Victim,
+            Op::Lost,
             Op::Culprits,
             Op::Done,
             Op::NotYet,

@@ -33,6 +33,7 @@ fn host_survives(visit: impl FnOnce(&Meeting)) {
         visit(&meeting);
         let honest = join(1, 2, &meeting, DEADLINE);
         assert!(honest.is_ok(), "{:?}", honest.err());
+        drop(honest);
         host.join().unwrap().unwrap();
     });
 }
@@ -72,6 +73,7 @@ fn keys_and_counters_are_shared() {
         for store in &stores {
             assert_eq!(store.add("counter", 0).unwrap(), -15);
         }
+        stores.into_iter().rev().for_each(drop);
     });
 }
 
