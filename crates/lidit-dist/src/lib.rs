@@ -4,10 +4,13 @@
 //! socket), or it speaks Gloo between CPU processes (feature `gloo`) or NCCL between GPU processes (feature `nccl`).
 //! Every wait has a deadline, and a rank that is lost makes every other rank fail with a message that names it.
 
+#[cfg(feature = "nccl")]
+mod communicator;
 mod error;
 #[cfg(feature = "gloo")]
 mod gloo;
 mod host;
+mod meeting;
 #[cfg(feature = "gloo")]
 mod mesh;
 #[cfg(feature = "nccl")]
@@ -23,8 +26,9 @@ mod world;
 pub use error::DistError;
 #[cfg(feature = "gloo")]
 pub use gloo::Gloo;
+pub use meeting::Meeting;
 #[cfg(feature = "nccl")]
 pub use nccl::Nccl;
-pub use place::{Engine, Meeting, Place};
+pub use place::{Engine, Place};
 pub use store::Store;
 pub use world::{Transport, World};

@@ -1,9 +1,9 @@
 //! Where this process stands in its run, read from what launchers leave in the environment.
 
-use crate::DistError;
+use crate::{DistError, Meeting};
 
 /// Looks one environment variable up.
-type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Where one process stands in its run, and where its ranks meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,26 +27,6 @@ pub enum Engine {
     Gloo,
     /// GPU processes, one a GPU.
     Nccl,
-}
-
-/// Where the ranks of one run meet, and what they must know to be let in.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Meeting {
-    /// Host name or address of rank 0.
-    pub host: String,
-    /// Port on which rank 0 listens.
-    pub port: u16,
-    /// Name of this attempt of the run: a rank left over from an earlier attempt is refused.
-    pub run: String,
-    /// Shared by the ranks of the run and nobody else; never sent.
-    pub secret: String,
-}
-
-/// The secret stays out of logs.
-impl std::fmt::Debug for Meeting {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{} run {:?}", self.host, self.port, self.run)
-    }
 }
 
 /// The variables in which one kind of launcher says rank, size and local rank.
@@ -150,62 +130,6 @@ impl Place {
     }
 }
 
-impl Meeting {
-    fn read(get: Lookup) -> Result<Self, DistError> {
-        let host = match get("MASTER_ADDR") {
-            Some(host) => host,
-            None => get("SLURM_STEP_NODELIST")
-                .map(|nodes| first_host(&nodes))
-                .ok_or_else(|| {
-                    refuse(
-                        &[("MASTER_ADDR", "unset")],
-                        "set it to the host of rank 0, the same on every rank",
-                    )
-                })?,
-        };
-        let port = match (number("MASTER_PORT", get)?, number("SLURM_JOB_ID", get)?) {
-            (Some(port), _) => u16::try_from(port)
-                .ok()
-                .filter(|port| *port != 0)
-                .ok_or_else(|| refuse(&[("MASTER_PORT", &port.to_string())], "not a port: choose 1 to 65535"))?,
-            // Any port will do when every rank can derive the same one; jobs that share a node should not collide.
-            (None, Some(job)) => 20_000 + (job % 20_000) as u16,
-            (None, None) => {
-                return Err(refuse(
-                    &[("MASTER_PORT", "unset")],
-                    "set it to a free port on the host of rank 0, the same on every rank",
-                ));
-            }
-        };
-        let secret = get("LIDIT_RENDEZVOUS_SECRET").ok_or_else(|| {
-            refuse(
-                &[("LIDIT_RENDEZVOUS_SECRET", "unset")],
-                "set it to one random text on every rank (for example from `openssl rand -hex 32`), so that nobody else can join the run",
-            )
-        })?;
-        Ok(Self {
-            host,
-            port,
-            run: run_name(get),
-            secret,
-        })
-    }
-}
-
-/// The attempt's name, the same on all ranks of one attempt and different in the next one.
-fn run_name(get: Lookup) -> String {
-    let parts = [
-        "LIDIT_LAUNCH_ATTEMPT",
-        "TORCHELASTIC_RUN_ID",
-        "TORCHELASTIC_RESTART_COUNT",
-        "SLURM_JOB_ID",
-        "SLURM_STEP_ID",
-        "SLURM_RESTART_COUNT",
-    ];
-    let known: Vec<String> = parts.iter().filter_map(|name| get(name)).collect();
-    format!("lidit-{}", known.join("-"))
-}
-
 fn rank_and_size(launcher: &Launcher, get: Lookup) -> Result<(usize, usize), DistError> {
     let rank = number(launcher.rank, get)?.unwrap_or(0);
     let Some(size) = number(launcher.size, get)? else {
@@ -249,7 +173,8 @@ fn refuse_contradictions(own: (usize, usize), get: Lookup) -> Result<(), DistErr
     Ok(())
 }
 
-fn number(name: &str, get: Lookup) -> Result<Option<usize>, DistError> {
+/// The variable as a number, if it is set.
+pub fn number(name: &str, get: Lookup) -> Result<Option<usize>, DistError> {
     get(name)
         .map(|text| {
             text.trim()
@@ -259,7 +184,8 @@ fn number(name: &str, get: Lookup) -> Result<Option<usize>, DistError> {
         .transpose()
 }
 
-fn refuse(variables: &[(&str, &str)], problem: &str) -> DistError {
+/// An error that names variables and their values.
+pub fn refuse(variables: &[(&str, &str)], problem: &str) -> DistError {
     let variables: Vec<String> = variables
         .iter()
         .map(|(name, value)| format!("{name}={value}").replace("=unset", " (unset)"))
@@ -268,24 +194,6 @@ fn refuse(variables: &[(&str, &str)], problem: &str) -> DistError {
         variables: variables.join(", "),
         problem: problem.into(),
     }
-}
-
-/// The first host of a Slurm node list: `gpu[003-005,9],login` is `gpu003`.
-fn first_host(nodes: &str) -> String {
-    let mut host = String::new();
-    let mut inside = false;
-    let mut skipping = false;
-    for letter in nodes.chars() {
-        match letter {
-            '[' => inside = true,
-            ']' => (inside, skipping) = (false, false),
-            ',' | '-' if inside => skipping = true,
-            ',' => break,
-            letter if !skipping => host.push(letter),
-            _ => {}
-        }
-    }
-    host
 }
 
 #[cfg(test)]
@@ -397,29 +305,5 @@ mod tests {
             let message = read(variables).expect_err(variables).to_string();
             assert!(message.contains(words), "{variables}: {message}");
         }
-    }
-
-    #[test]
-    fn slurm_ranks_meet_on_their_first_host() {
-        let step = "SLURM_PROCID=1 SLURM_NTASKS=2 SLURM_STEP_NODELIST=gpu[003-005,9],login SLURM_JOB_ID=41234 LIDIT_RENDEZVOUS_SECRET=s";
-        let meeting = read(step).unwrap().meeting.unwrap();
-        assert_eq!((meeting.host.as_str(), meeting.port), ("gpu003", 21_234));
-        let requeued = read(&format!("{step} SLURM_RESTART_COUNT=1")).unwrap().meeting.unwrap();
-        assert_ne!(requeued.run, meeting.run, "a requeued job is another attempt");
-        for (nodes, first) in [
-            ("a", "a"),
-            ("a,b", "a"),
-            ("n[7]", "n7"),
-            ("r[1-2]n[05-09]x,z", "r1n05x"),
-            ("n1-a,n2", "n1-a"),
-        ] {
-            assert_eq!(first_host(nodes), first, "{nodes}");
-        }
-    }
-
-    #[test]
-    fn the_secret_is_never_printed() {
-        let place = read(&format!("RANK=0 WORLD_SIZE=2 {MEETING}").replace("=s", "=hunter2")).unwrap();
-        assert!(!format!("{place:?}").contains("hunter2"));
     }
 }

@@ -5,12 +5,10 @@
 //! What follows is neither encrypted nor authenticated further: run it on the job's private network.
 
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
-
-use crate::Meeting;
 
 /// The most one frame may hold. Control traffic is addresses, ids and counters.
 pub const MAX_FRAME: usize = 1 << 20;
@@ -199,36 +197,6 @@ impl Claim {
     }
 }
 
-impl Meeting {
-    /// A meeting of ranks that all start from here, on this host alone: a free port of the loopback interface and 32 random
-    /// bytes for a secret.
-    pub fn on_this_host(run: &str) -> io::Result<Self> {
-        let host = "127.0.0.1";
-        let secret: [u8; 32] = random_bytes()?;
-        // Below the ports that outgoing connections get: one of those could take it before rank 0 listens.
-        let port = || random_bytes::<2>().map(|bytes| 10_000 + u16::from_le_bytes(bytes) % 20_000);
-        for _ in 0..100 {
-            let port = port()?;
-            if TcpListener::bind((host, port)).is_ok() {
-                let secret = secret.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-                let secret = secret
-                    .filter_map(|digit| char::from_digit(u32::from(digit), 16))
-                    .collect();
-                return Ok(Self {
-                    host: host.into(),
-                    port,
-                    run: run.into(),
-                    secret,
-                });
-            }
-        }
-        Err(io::Error::new(
-            io::ErrorKind::AddrInUse,
-            "no free port between 10000 and 30000",
-        ))
-    }
-}
-
 fn mac(secret: &str, side: &[u8], host: &[u8], rank: &[u8], claim: &[u8]) -> Option<Hmac<Sha256>> {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).ok()?;
     for part in [MAGIC.as_slice(), side, host, rank, claim] {
@@ -260,7 +228,8 @@ fn read_frame(stream: &mut TcpStream, max: usize) -> io::Result<Vec<u8>> {
     Ok(frame)
 }
 
-fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
+/// Bytes that nobody can guess.
+pub fn random_bytes<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     Ok(bytes)
