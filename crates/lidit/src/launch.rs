@@ -1,10 +1,12 @@
 //! `lidit launch`: several processes of one run on this machine, restarted together.
 
-use std::io::{BufRead, BufReader, IsTerminal, Read};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+mod rank;
+
+use std::io::IsTerminal;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread::{self, JoinHandle};
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -13,6 +15,7 @@ use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGKILL, SIGTERM, SIGUSR1};
 use signal_hook::iterator::Signals;
 
+use self::rank::Rank;
 use crate::outcome::{Exit, Outcome};
 
 /// How often ends and signals are looked for.
@@ -86,15 +89,6 @@ struct Launch {
     shares_terminal: bool,
 }
 
-/// One rank's process.
-struct Rank {
-    child: Child,
-    end: Option<ExitStatus>,
-    /// Whether it failed before anybody told it to end.
-    failed_alone: bool,
-    pumps: Vec<JoinHandle<()>>,
-}
-
 /// How one attempt ended: the launcher's exit code, and whether another attempt may help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Verdict {
@@ -109,7 +103,7 @@ impl Launch {
         loop {
             let mut ranks = self.start(restarts)?;
             let told_to_stop = self.supervise(&mut ranks, signals);
-            let verdict = judge(&ranks.iter().filter_map(Rank::ending).collect::<Vec<_>>());
+            let verdict = judge(&ranks.iter().filter_map(Rank::own_end).collect::<Vec<_>>());
             if !verdict.retry || told_to_stop || restarts == self.max_restarts {
                 return Ok((verdict.code, restarts));
             }
@@ -184,14 +178,14 @@ impl Launch {
                 }
             }
             for (number, rank) in ranks.iter_mut().enumerate() {
-                if rank.notice_end(number, blow.is_none_or(|(_, signal)| signal == SIGTERM)) && blow.is_none() {
+                if rank.notice_end(number) && blow.is_none() {
                     eprintln!("launch: the other ranks have {:.0} s to end", self.grace.as_secs_f64());
                     blow = Some((Instant::now() + self.grace, SIGTERM));
                 }
             }
             if let Some((_, signal)) = blow.filter(|(when, _)| Instant::now() >= *when) {
-                for rank in ranks.iter() {
-                    rank.tell(signal);
+                for rank in ranks.iter_mut() {
+                    rank.stop(signal);
                 }
                 blow = Some((Instant::now() + self.last_words, SIGKILL));
             }
@@ -202,111 +196,26 @@ impl Launch {
     }
 }
 
-impl Rank {
-    /// Takes a started child and copies what it prints, if that is ours to copy, to stderr with its rank before each line.
-    fn follow(mut child: Child, rank: usize) -> Self {
-        let mut pumps = Vec::new();
-        pumps.extend(child.stdout.take().map(|out| pump(out, rank)));
-        pumps.extend(child.stderr.take().map(|out| pump(out, rank)));
-        Self {
-            child,
-            end: None,
-            failed_alone: false,
-            pumps,
-        }
-    }
-
-    /// Looks whether it has ended; answers true when it has just failed.
-    fn notice_end(&mut self, number: usize, alone: bool) -> bool {
-        if self.end.is_some() {
-            return false;
-        }
-        let Ok(Some(end)) = self.child.try_wait() else {
-            return false;
-        };
-        self.end = Some(end);
-        let failed = !matches!(end.code(), Some(0 | STOPPED));
-        self.failed_alone = failed && alone;
-        if failed {
-            eprintln!("launch: rank {number} ended with {}", describe(end));
-        }
-        failed
-    }
-
-    fn tell(&self, signal: i32) {
-        if self.end.is_none() {
-            // It may end in this very moment; its end is noticed next.
-            let _ = process::send_signal(&self.child, signal);
-        }
-    }
-
-    fn kill(&mut self) {
-        self.tell(SIGKILL);
-        // Killed above, so this does not wait long.
-        let _ = self.child.wait();
-        self.finish_output();
-    }
-
-    fn finish_output(&mut self) {
-        for pump in self.pumps.drain(..) {
-            // A panicked copier has nothing more to copy.
-            let _ = pump.join();
-        }
-    }
-
-    /// How it ended, and whether by itself.
-    fn ending(&self) -> Option<(ExitStatus, bool)> {
-        self.end.map(|end| (end, self.failed_alone))
-    }
-}
-
-/// What the ends of all ranks mean together.
+/// What the ends of all ranks that ended by themselves mean together.
 ///
-/// A rank that failed by itself with an error decides: trying again would end alike. Crashes and lost peers are worth
-/// another attempt. Ranks that the launcher had to stop decide nothing.
-fn judge(ends: &[(ExitStatus, bool)]) -> Verdict {
-    let codes = || ends.iter().map(|(end, _)| end.code());
+/// An error of a rank's own decides: trying again would end alike. Crashes and lost peers are worth another attempt.
+fn judge(ends: &[ExitStatus]) -> Verdict {
+    let codes = || ends.iter().map(ExitStatus::code);
+    let verdict = |code, retry| Verdict { code, retry };
     if codes().all(|code| code == Some(0)) {
-        return Verdict { code: 0, retry: false };
+        return verdict(0, false);
     }
     if codes().all(|code| matches!(code, Some(0 | STOPPED))) {
-        return Verdict {
-            code: STOPPED,
-            retry: false,
-        };
+        return verdict(STOPPED, false);
     }
-    let alone = || ends.iter().filter(|(_, alone)| *alone).map(|(end, _)| end.code());
-    let error = alone()
+    if let Some(code) = codes()
         .flatten()
-        .find(|code| !matches!(*code, 0 | STOPPED | PEER_FAILED | PANIC));
-    if let Some(code) = error {
-        return Verdict { code, retry: false };
+        .find(|code| !matches!(*code, 0 | STOPPED | PEER_FAILED | PANIC))
+    {
+        return verdict(code, false);
     }
-    let panicked = alone().flatten().find(|code| *code == PANIC);
-    Verdict {
-        code: panicked.unwrap_or(PEER_FAILED),
-        retry: true,
-    }
-}
-
-fn describe(end: ExitStatus) -> String {
-    match (end.code(), end.signal()) {
-        (Some(PEER_FAILED), _) => "code 76: it lost a peer".into(),
-        (Some(code), _) => format!("code {code}"),
-        (None, Some(signal)) => format!("signal {signal}"),
-        (None, None) => "neither code nor signal".into(),
-    }
-}
-
-fn pump(out: impl Read + Send + 'static, rank: usize) -> JoinHandle<()> {
-    thread::spawn(move || {
-        for line in BufReader::new(out).split(b'\n').map_while(Result::ok) {
-            eprintln!(
-                "[rank {rank}] {}",
-                String::from_utf8_lossy(&line).trim_end_matches('\r')
-            );
-        }
-    })
+    let panicked = codes().flatten().find(|code| *code == PANIC);
+    verdict(panicked.unwrap_or(PEER_FAILED), true)
 }
 
 #[cfg(test)]
