@@ -1,4 +1,4 @@
-//! TensorBoard's event files: protobuf records in `TFRecord` framing, and cutting them back to a step.
+//! `TensorBoard`'s event files: protobuf records in `TFRecord` framing, and cutting them back to a step.
 //!
 //! A record is its length (u64, little endian), the masked CRC32C of those 8 bytes, the bytes, and their masked CRC32C
 //! (u32, little endian both).
@@ -26,7 +26,7 @@ pub(crate) struct EventFile {
 impl EventFile {
     /// Creates the next event file in `folder`.
     ///
-    /// TensorBoard reads the files of a folder in the order of their names, so the name is later than all others even
+    /// `TensorBoard` reads the files of a folder in the order of their names, so the name is later than all others even
     /// when the clock went back or two attempts began in one second.
     pub(crate) fn create_next(folder: &Path, unix_seconds: u64) -> Result<Self> {
         let latest = event_files(folder)?
@@ -91,7 +91,7 @@ pub(crate) fn cut_back(folder: &Path, keep: impl Fn(&Event) -> bool) -> Result<(
     Ok(())
 }
 
-/// The event files of a folder, in TensorBoard's order.
+/// The event files of a folder, in `TensorBoard`'s order.
 pub(crate) fn event_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let list = || -> std::io::Result<Vec<PathBuf>> {
         let mut paths = Vec::new();
@@ -156,8 +156,8 @@ mod tests {
     #[test]
     fn frames_are_what_tensorboard_writes() {
         // Written by tensorboard 2.21: RecordWriter(file).write(b"lidit").
-        let hex: String = frame(b"lidit").iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(hex, "0500000000000000eab2043e6c69646974d122299c");
+        let written = b"\x05\0\0\0\0\0\0\0\xea\xb2\x04\x3elidit\xd1\x22\x29\x9c";
+        assert_eq!(frame(b"lidit"), written);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A config as TensorBoard's hparams: one value a leaf, by its dotted key.
+//! A config as `TensorBoard`'s hparams: one value a leaf, by its dotted key.
 
 use std::collections::HashMap;
 

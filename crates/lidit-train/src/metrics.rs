@@ -1,4 +1,4 @@
-//! The numbers of a run: `metrics.jsonl`, TensorBoard and the screen, by one call a logged step.
+//! The numbers of a run: `metrics.jsonl`, `TensorBoard` and the screen, by one call a logged step.
 
 use std::path::Path;
 
@@ -132,17 +132,17 @@ impl Metrics {
         self.dashboard.note(event)
     }
 
-    /// Adds an image to TensorBoard.
+    /// Adds an image to `TensorBoard`.
     pub fn image(&mut self, step: u64, tag: &str, image: &RgbImage) -> Result<()> {
         self.board.image(step, tag, image)
     }
 
-    /// Adds a text in Markdown to TensorBoard; it holds for the attempt.
+    /// Adds a text in Markdown to `TensorBoard`; it holds for the attempt.
     pub fn text(&mut self, tag: &str, markdown: &str) -> Result<()> {
         self.board.text(tag, markdown)
     }
 
-    /// Shows the resolved config in TensorBoard, as text and as hparams.
+    /// Shows the resolved config in `TensorBoard`, as text and as hparams.
     pub fn config(&mut self, resolved: &toml::Table) -> Result<()> {
         self.board
             .text("config", &code_block("toml", &toml::to_string(resolved)?))?;

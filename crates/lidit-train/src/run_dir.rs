@@ -143,7 +143,7 @@ impl RunDir {
         self.root.join("metrics.jsonl")
     }
 
-    /// Event files for TensorBoard, `tensorboard/`.
+    /// Event files for `TensorBoard`, `tensorboard/`.
     pub fn tensorboard(&self) -> PathBuf {
         self.root.join("tensorboard")
     }
