@@ -223,7 +223,7 @@ fn licences() -> Vec<Licence> {
             "captions",
             "Unicode CLDR short names, through crate emojis 0.9",
             "(MIT OR Apache-2.0) AND Unicode-3.0",
-            "Names: Copyright 1991-2026 Unicode, Inc., Unicode License v3; changed: made into phrases",
+            "Names: Copyright Unicode, Inc., Unicode License v3; changed: made into phrases",
         ),
     ]
 }

@@ -64,6 +64,7 @@ const BARE: &[&str] = &[
     "information",
     "lacrosse",
     "left luggage",
+    "luggage",
     "mate",
     "meat on bone",
     "minus",
@@ -152,12 +153,24 @@ fn takes_none(name: &str) -> bool {
     BARE.contains(&name) || is_time || starts(&["input ", "men ", "no ", "people ", "women "]) || is_plural(name)
 }
 
-// The last word before a preposition decides: "grapes", "folded hands", "women with bunny ears", but "bus", "compass".
+// The last word before one that goes on about it decides: "grapes", "folded hands", "women with bunny ears", but "bus".
 fn is_plural(name: &str) -> bool {
-    let prepositions = [" with ", " of ", " in ", " on ", " and ", " at "];
-    let end = prepositions.iter().filter_map(|word| name.find(word)).min();
+    let joints = [
+        " with ",
+        " of ",
+        " in ",
+        " on ",
+        " and ",
+        " at ",
+        " over ",
+        " showing ",
+        " holding ",
+        " lifting ",
+    ];
+    let end = joints.iter().filter_map(|word| name.find(word)).min();
     let head = &name[..end.unwrap_or(name.len())];
-    head.ends_with('s') && !["ss", "us", "is"].iter().any(|ending| head.ends_with(ending))
+    let singular = ["ss", "us", "fleur-de-lis", "rhinoceros"];
+    head.ends_with('s') && !singular.iter().any(|ending| head.ends_with(ending))
 }
 
 fn sounds_like_a_vowel(name: &str) -> bool {
@@ -178,6 +191,8 @@ mod tests {
         let cases = [
             ("red apple", "a red apple"),
             ("avocado", "an avocado"),
+            ("skis", "skis"),
+            ("globe showing Americas", "a globe showing Americas"),
             ("grapes", "grapes"),
             ("bread", "bread"),
             ("bus", "a bus"),
