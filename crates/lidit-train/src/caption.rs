@@ -1,4 +1,4 @@
-//! Small text on pictures: DejaVu Sans Condensed, which has the letters of most alphabets (no Chinese, Japanese, Korean).
+//! Small text on pictures: `DejaVu` Sans Condensed, which has the letters of most alphabets (no Chinese, Japanese, Korean).
 
 use ab_glyph::{Font as _, FontRef, Glyph, GlyphId, PxScaleFont, ScaleFont as _, point};
 use anyhow::{Context, Result};
