@@ -253,7 +253,7 @@ mod tests {
         let out = folder.path().join("emoji");
         let mut heard = Vec::new();
         let manifest = build_emoji(&out, &build(&EmojiGroup::ALL, Some(24)), |done, total| {
-            heard.push((done, total))
+            heard.push((done, total));
         })
         .unwrap();
         assert_eq!((manifest.rows, manifest.shards.len()), (24, 3));

@@ -188,6 +188,10 @@ fn threads(error: &dyn std::error::Error) -> DataError {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    #![expect(
+        clippy::float_cmp,
+        reason = "pixels and weights are exact: the same expression of the same integers"
+    )]
     use std::fs;
     use std::path::Path;
 

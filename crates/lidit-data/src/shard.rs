@@ -56,14 +56,15 @@ impl Shard {
 
     /// What identifies the file's content without reading it: its size and the places of all its column chunks.
     pub fn outline(&self) -> String {
-        let mut outline = format!("{}\n", self.bytes);
+        let mut lines = vec![self.bytes.to_string()];
         for group in self.metadata.metadata().row_groups() {
             for column in group.columns() {
                 let (start, len) = column.byte_range();
-                outline += &format!("{} {start} {len} {}\n", column.column_path(), group.num_rows());
+                lines.push(format!("{} {start} {len} {}", column.column_path(), group.num_rows()));
             }
         }
-        outline
+        lines.push(String::new());
+        lines.join("\n")
     }
 
     /// A reader over the file that knows the footer already.

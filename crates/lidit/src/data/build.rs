@@ -50,7 +50,11 @@ pub fn run(args: &Args) -> Result<Outcome> {
 fn emoji(args: &EmojiArgs) -> Result<Outcome> {
     let build = EmojiBuild {
         size: args.size,
-        groups: if args.groups.is_empty() { EmojiGroup::ALL.to_vec() } else { args.groups.clone() },
+        groups: if args.groups.is_empty() {
+            EmojiGroup::ALL.to_vec()
+        } else {
+            args.groups.clone()
+        },
         limit: args.limit.map(|limit| limit as usize),
         rows_per_shard: args.rows_per_shard as usize,
         recipe: recipe(args),
@@ -72,16 +76,17 @@ fn emoji(args: &EmojiArgs) -> Result<Outcome> {
 
 // Without OUT: the same set has the same manifest wherever it lies.
 fn recipe(args: &EmojiArgs) -> String {
-    let mut words = "data build emoji".to_owned();
+    let mut words = vec!["data build emoji".to_owned()];
     if let Some(size) = args.size {
-        words += &format!(" --size {size}");
+        words.push(format!("--size {size}"));
     }
     if !args.groups.is_empty() {
         let names: Vec<&str> = args.groups.iter().map(|group| group.name()).collect();
-        words += &format!(" --groups {}", names.join(","));
+        words.push(format!("--groups {}", names.join(",")));
     }
     if let Some(limit) = args.limit {
-        words += &format!(" --limit {limit}");
+        words.push(format!("--limit {limit}"));
     }
-    words + &format!(" --rows-per-shard {}", args.rows_per_shard)
+    words.push(format!("--rows-per-shard {}", args.rows_per_shard));
+    words.join(" ")
 }

@@ -33,7 +33,10 @@ fn describe(found: &Inspection, args: &Args) -> Result<String> {
         writeln!(text, "set: {name}")?;
     }
     let (rows, groups, shards, bytes) = (found.rows, found.row_groups, found.shards, found.bytes);
-    writeln!(text, "{rows} rows in {groups} row groups of {shards} shards, {bytes} bytes")?;
+    writeln!(
+        text,
+        "{rows} rows in {groups} row groups of {shards} shards, {bytes} bytes"
+    )?;
     for column in &found.columns {
         writeln!(text, "column {}: {}", column.name, column.kind)?;
     }
@@ -41,25 +44,31 @@ fn describe(found: &Inspection, args: &Args) -> Result<String> {
         Some(stats) => writeln!(
             text,
             "captions: {} ({} distinct, {} empty, {} rows without), {} to {} characters, {:.1} on average",
-            stats.count,
-            stats.distinct,
-            stats.empty,
-            stats.null,
-            stats.min_chars,
-            stats.max_chars,
-            stats.mean_chars
+            stats.count, stats.distinct, stats.empty, stats.null, stats.min_chars, stats.max_chars, stats.mean_chars
         )?,
-        None => writeln!(text, "captions: no column `{}`, name it with --caption-column", args.caption_column)?,
+        None => writeln!(
+            text,
+            "captions: no column `{}`, name it with --caption-column",
+            args.caption_column
+        )?,
     }
     match &found.images {
         Some(stats) => {
-            write!(text, "pictures: the first {}, {} unreadable;", stats.looked_at, stats.unreadable)?;
+            write!(
+                text,
+                "pictures: the first {}, {} unreadable;",
+                stats.looked_at, stats.unreadable
+            )?;
             for (size, count) in &stats.sizes {
                 write!(text, " {count} of {size}")?;
             }
             writeln!(text)?;
         }
-        None => writeln!(text, "pictures: no column `{}`, name it with --image-column", args.image_column)?,
+        None => writeln!(
+            text,
+            "pictures: no column `{}`, name it with --image-column",
+            args.image_column
+        )?,
     }
     for licence in &found.licences {
         writeln!(text, "licence of {licence}")?;

@@ -1,5 +1,6 @@
 //! Whether a fetched file is whole, without hashing it each time.
 
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
@@ -140,7 +141,11 @@ impl<W: Write> Hashing<W> {
     /// What passed.
     pub fn finish(self) -> Passed {
         Passed {
-            sha256: self.hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+            sha256: self.hasher.finalize().iter().fold(String::new(), |mut text, byte| {
+                // Writing to a string can't fail.
+                let _ = write!(text, "{byte:02x}");
+                text
+            }),
             bytes: self.bytes,
         }
     }
@@ -197,10 +202,20 @@ mod tests {
         // Other content with the same size and time is not looked at again: that is what remembering means.
         let time = fs::metadata(&path).unwrap().modified().unwrap();
         fs::write(&path, "jello world").unwrap();
-        File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(time)
+            .unwrap();
         assert_eq!(state(&path, &INPUT).unwrap(), State::Good);
         let later = time + std::time::Duration::from_secs(1);
-        File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(later)
+            .unwrap();
         assert!(matches!(state(&path, &INPUT).unwrap(), State::Damaged(_)));
     }
 }

