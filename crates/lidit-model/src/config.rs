@@ -72,7 +72,7 @@ pub enum RefinerGate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InputNorm {
-    /// RMSNorm of each token, without a gain: the first token's norm is 5 to 50 times the others' and would drown them.
+    /// `x / rms(x)` of each token, without a gain: the first token's norm is 5 to 50 times the others' and would drown them.
     Rms,
     /// Nothing.
     None,

@@ -8,7 +8,7 @@ use crate::mlp::silu;
 use crate::modulation::{shift_and_scale, split};
 use crate::norm::layer_norm;
 
-/// Norm, shift and scale, projection to patches (DiT's). Zero at the start, so that the first prediction is zero.
+/// Norm, shift and scale, projection to patches (`DiT`'s). Zero at the start, so that the first prediction is zero.
 #[derive(Module, Debug)]
 pub struct FinalLayer {
     /// `[hidden, 2 * hidden]`: columns are shift, scale.

@@ -6,7 +6,7 @@ use burn::tensor::{Device, Shape, Tensor};
 
 /// `y = x W + b`, computed in the type of `W`.
 ///
-/// `weight` is `[in, out]` (burn's layout, the transpose of PyTorch's), `bias` is `[out]`. Both have one type; the
+/// `weight` is `[in, out]` (burn's layout, the transpose of the one in `PyTorch`), `bias` is `[out]`. Both have one type; the
 /// input is cast to it, which is free when it already has it.
 #[derive(Module, Debug)]
 pub struct Linear {

@@ -34,7 +34,7 @@ impl Mlp {
 ///
 /// Written with a sigmoid because `tanh` and `powf` are slow on the CPU backend; within 1e-3 of the erf form.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    const SLOPE: f32 = 1.595_769_1;
+    const SLOPE: f32 = 1.595_769;
     let inner = (x.clone() * x.clone()).mul_scalar(SLOPE * 0.044_715).add_scalar(SLOPE) * x.clone();
     x * sigmoid(inner)
 }

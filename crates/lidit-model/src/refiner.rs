@@ -127,9 +127,9 @@ mod tests {
     fn reach_of_the_last_token(mask: impl Fn(Tensor<2, Bool>) -> AttentionMask) -> Vec<f32> {
         let golden = Golden::open("refiner_full");
         let refiner = refiner(&golden, 2, RefinerGate::Adaptive);
-        let x = golden.tensor::<3>("in.x").slice([0..1]);
+        let x = golden.tensor::<3>("in.x").slice_dim(0, 0..1);
         let changed = x.clone().slice_fill([0..1, 4..5, 0..8], 3.0);
-        let c = golden.tensor::<2>("in.c").slice([0..1]);
+        let c = golden.tensor::<2>("in.c").slice_dim(0, 0..1);
         let valid = Tensor::from_data(TensorData::new(vec![true; 5], [1, 5]), &Device::flex());
         let mask = mask(valid);
         let difference = refiner.forward(changed, &c, &mask) - refiner.forward(x, &c, &mask);

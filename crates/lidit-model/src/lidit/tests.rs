@@ -83,8 +83,8 @@ fn loss_and_all_gradients_match_pytorch() {
     let loss = flow().loss(&model, &golden_loss_batch(&golden), &prompts);
     let mut grads = loss.backward();
     golden.check("out.loss", loss.inner(), 1e-5);
-    // Wider than the outputs: small gradients are sums of large terms that cancel, in f32.
-    golden.check_gradients(&model, &mut grads, 5e-4);
+    // PyTorch itself is 5e-5 away when it computes in f32.
+    golden.check_gradients(&model, &mut grads, 3e-4);
 }
 
 #[test]
@@ -151,7 +151,11 @@ fn a_prompt_alone_and_in_a_padded_batch_gives_the_same_image() {
     let together = to_vec(model.forward(x.clone(), t.clone(), &[batch(5, &first), batch(7, &second)]));
     for i in 0..4 {
         let prompts = [batch(5, &first[i..=i]), batch(7, &second[i..=i])];
-        let alone = to_vec(model.forward(x.clone().slice([i..i + 1]), t.clone().slice([i..i + 1]), &prompts));
+        let alone = to_vec(model.forward(
+            x.clone().slice_dim(0, i..i + 1),
+            t.clone().slice_dim(0, i..i + 1),
+            &prompts,
+        ));
         let error = relative_error(&alone, &together[i * 32..(i + 1) * 32], 4);
         assert!(error < 1e-5, "row {i}: {error:.2e}");
     }
