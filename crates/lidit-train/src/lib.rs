@@ -1,1 +1,52 @@
-//! lidit-train
+//! The hub: run config, the training step, flat optimizer, averages, checkpoints, metrics.
+
+pub mod cache;
+pub mod history;
+pub mod metrics;
+
+mod atomic;
+mod caption;
+mod checkpoint;
+mod columns;
+mod conditioner;
+mod config;
+mod config_file;
+mod console;
+mod dashboard;
+mod ema;
+mod event_file;
+mod generate;
+mod gradients;
+mod hparams;
+mod image_grid;
+mod jsonl;
+mod layout;
+mod optimizer;
+mod previews;
+mod readable;
+mod recorder;
+mod resolve;
+mod run_dir;
+mod sample_draws;
+mod schedule;
+mod snapshot;
+mod state;
+mod step;
+mod stop;
+mod tensorboard;
+mod train;
+
+pub use checkpoint::{Checkpoint, Manifest, Weights};
+pub use conditioner::{Conditioned, Conditioner};
+pub use config::{EncodersConfig, Precision, Remember, RunConfig, SampleConfig, Sharding, TrainConfig};
+pub use dashboard::{View, ViewRequest};
+pub use generate::Request;
+pub use image_grid::{GridRow, ImageGrid, Tile};
+pub use layout::FlatLayout;
+pub use previews::{compare, real_picture};
+pub use resolve::Start;
+pub use run_dir::RunDir;
+pub use state::{Identity, load_for_drawing};
+pub use stop::Stop;
+pub use tensorboard::Ending;
+pub use train::{Ended, RunRequest, train};

@@ -21,7 +21,7 @@ use crate::outcome::Outcome;
 pub struct Args {
     /// What to bring.
     #[arg(required = true, value_name = "NAME", value_parser = PossibleValuesParser::new(input::names()))]
-    names: Vec<String>,
+    pub names: Vec<String>,
 }
 
 /// Brings what is missing. Says nothing when all is there.

@@ -1,3 +1,87 @@
-//! The `lidit` command line: parses and dispatches.
+//! The `lidit` command line: parses, dispatches, and prints an error's chain once.
+
+mod allocator;
+mod checkpoint;
+mod data;
+mod device;
+mod encode;
+mod fetch;
+mod launch;
 mod outcome;
-fn main() {}
+mod quickstart;
+mod sample;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use lidit_dist::DistError;
+
+use crate::outcome::{Exit, Outcome};
+
+/// Train LLM-encoded text-to-image diffusion transformers.
+#[derive(Parser)]
+#[command(version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    /// Print one machine-readable object, on one line, last on stdout.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Fetch, train and sample the built-in small run: from nothing to pictures in minutes.
+    Quickstart(quickstart::Args),
+    /// Bring known inputs into the cache folder and verify them.
+    Fetch(fetch::Args),
+    /// Build and look at data sets.
+    Data(data::Args),
+    /// Write a frozen language model's states of prompts to a file.
+    Encode(encode::Args),
+    /// Train: one process of a run.
+    Train(train::Args),
+    /// Train with several processes on this machine.
+    Launch(launch::Args),
+    /// Draw pictures from prompts with a trained run.
+    Sample(sample::Args),
+    /// List, verify and fingerprint a run's checkpoints.
+    Checkpoint(checkpoint::Args),
+}
+
+fn main() -> ExitCode {
+    allocator::keep_freed_memory();
+    let cli = Cli::parse();
+    match dispatch(&cli.command) {
+        Ok(outcome) => {
+            if cli.json {
+                println!("{}", outcome.json);
+            } else if !outcome.text.is_empty() {
+                println!("{}", outcome.text.trim_end());
+            }
+            outcome.exit.into()
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if is_lost_peer(&error) { Exit::PeerFailed.into() } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
+    match command {
+        Command::Quickstart(args) => quickstart::run(args),
+        Command::Fetch(args) => fetch::run(args),
+        Command::Data(args) => data::run(args),
+        Command::Encode(args) => encode::run(args),
+        Command::Train(args) => train::run(args),
+        Command::Launch(args) => launch::run(args),
+        Command::Sample(args) => sample::run(args),
+        Command::Checkpoint(args) => checkpoint::run(args),
+    }
+}
+
+fn is_lost_peer(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(DistError::is_peer_failure))
+}

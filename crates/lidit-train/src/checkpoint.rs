@@ -1,0 +1,429 @@
+//! Checkpoints: a folder that exists when its manifest does.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use safetensors::SafeTensors;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::layout::Entry;
+use crate::optimizer::Moments;
+
+/// Version of the checkpoint format.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Written last; a folder without it is not a checkpoint.
+pub const MANIFEST: &str = "manifest.json";
+
+/// The weights' file: named f32 tensors, from the masters.
+pub const MODEL_FILE: &str = "model.safetensors";
+
+/// What a checkpoint holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Always [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// Version of the binary that wrote it.
+    pub lidit_version: String,
+    /// Optimizer steps made.
+    pub step: u64,
+    /// Ranks that wrote it. Any number reads it.
+    pub world_size: usize,
+    /// Where the sample stream stood.
+    pub data: DataPosition,
+    /// Fingerprints of the frozen encoders, in config order.
+    pub encoders: Vec<String>,
+    /// Half-lives of the stored weight averages, in samples.
+    pub ema_half_lives: Vec<u64>,
+    /// Flat space: names, shapes, offsets, groups.
+    pub layout: Vec<Entry>,
+    /// Every other file of the folder.
+    pub files: Vec<FileEntry>,
+}
+
+/// Where the sample stream stood when a checkpoint was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataPosition {
+    /// Samples drawn from the stream.
+    pub position: u64,
+    /// Running digest of all sample ids drawn.
+    pub digest: String,
+    /// Digest of the data set's manifest.
+    pub dataset: String,
+}
+
+/// One file of a checkpoint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileEntry {
+    /// Name inside the folder.
+    pub name: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// SHA-256 of the content, hexadecimal.
+    pub sha256: String,
+}
+
+/// A complete checkpoint on disk.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    dir: PathBuf,
+    manifest: Manifest,
+}
+
+impl Checkpoint {
+    /// Reads the manifest of the checkpoint in `dir`. The files are not read: see [`verify`](Self::verify).
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join(MANIFEST);
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let manifest: Manifest = serde_json::from_str(&text)
+            .with_context(|| format!("parsing checkpoint manifest {}", path.display()))?;
+        ensure!(
+            manifest.format_version == FORMAT_VERSION,
+            "{}: format_version is {}, this lidit reads {FORMAT_VERSION}",
+            path.display(),
+            manifest.format_version
+        );
+        Ok(Self {
+            dir: dir.to_owned(),
+            manifest,
+        })
+    }
+
+    /// All complete checkpoints under `checkpoints`, newest first. A folder whose manifest can't be read is an error of
+    /// its own place in the list.
+    pub fn list(checkpoints: &Path) -> Result<Vec<(u64, Result<Self>)>> {
+        if !checkpoints.exists() {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        for entry in fs::read_dir(checkpoints)
+            .with_context(|| format!("listing {}", checkpoints.display()))?
+        {
+            let entry = entry?;
+            if let Some(step) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.strip_prefix("step-"))
+                .and_then(|step| step.parse().ok())
+            {
+                found.push((step, Self::open(&entry.path())));
+            }
+        }
+        found.sort_by_key(|(step, _)| std::cmp::Reverse(*step));
+        Ok(found)
+    }
+
+    /// The newest checkpoint whose files verify. `skipped` hears of each newer one that did not, with the reason.
+    pub fn newest_verified(
+        checkpoints: &Path,
+        mut skipped: impl FnMut(u64, &anyhow::Error),
+    ) -> Result<Option<Self>> {
+        for (step, checkpoint) in Self::list(checkpoints)? {
+            match checkpoint.and_then(|checkpoint| checkpoint.verify().map(|()| checkpoint)) {
+                Ok(checkpoint) => return Ok(Some(checkpoint)),
+                Err(error) => skipped(step, &error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// What it says it holds.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Reads every file and compares size and digest with the manifest.
+    pub fn verify(&self) -> Result<()> {
+        for file in &self.manifest.files {
+            let path = self.dir.join(&file.name);
+            let (bytes, sha256) = hash_file(&path)?;
+            ensure!(
+                bytes == file.bytes,
+                "{} has {bytes} bytes, its manifest says {}: it was cut or written over",
+                path.display(),
+                file.bytes
+            );
+            ensure!(
+                sha256 == file.sha256,
+                "{} has digest {sha256}, its manifest says {}: it is damaged",
+                path.display(),
+                file.sha256
+            );
+        }
+        Ok(())
+    }
+
+    /// Checks that the stored parameters are those of `layout`, and names the first that differs.
+    pub fn check_layout(&self, layout: &[Entry]) -> Result<()> {
+        let stored = &self.manifest.layout;
+        for (ours, theirs) in layout.iter().zip(stored) {
+            ensure!(
+                ours == theirs,
+                "checkpoint {} holds `{}` {:?} where this model has `{}` {:?}: use the config that made it",
+                self.dir.display(),
+                theirs.name,
+                theirs.shape,
+                ours.name,
+                ours.shape
+            );
+        }
+        ensure!(
+            layout.len() == stored.len(),
+            "checkpoint {} holds {} parameters where this model has {}: use the config that made it",
+            self.dir.display(),
+            stored.len(),
+            layout.len()
+        );
+        Ok(())
+    }
+
+    /// The f32 masters as one flat vector.
+    pub fn masters(&self) -> Result<Vec<f32>> {
+        self.flat(MODEL_FILE)
+    }
+
+    /// One weight average as a flat vector.
+    pub fn ema(&self, half_life: u64) -> Result<Vec<f32>> {
+        ensure!(
+            self.manifest.ema_half_lives.contains(&half_life),
+            "checkpoint {} has no weight average of half-life {half_life}; it has {:?}",
+            self.dir.display(),
+            self.manifest.ema_half_lives
+        );
+        self.flat(&ema_file(half_life))
+    }
+
+    /// The optimizer's moments for `own`, from however many ranks wrote them.
+    pub fn moments(&self, own: Range<usize>) -> Result<Moments> {
+        let mut moments = Moments {
+            time: 0,
+            first: vec![0.0; own.len()],
+            second: vec![0.0; own.len()],
+        };
+        let mut covered = 0;
+        for file in &self.manifest.files {
+            if !file.name.starts_with("optimizer-") {
+                continue;
+            }
+            let path = self.dir.join(&file.name);
+            let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+            let part = OptimizerPart::parse(&bytes)
+                .with_context(|| format!("parsing {}", path.display()))?;
+            let range = part.start.max(own.start)..part.end().min(own.end);
+            moments.time = part.moments.time;
+            if range.is_empty() {
+                continue;
+            }
+            let from = range.start - part.start..range.end - part.start;
+            let to = range.start - own.start..range.end - own.start;
+            moments.first[to.clone()].copy_from_slice(&part.moments.first[from.clone()]);
+            moments.second[to].copy_from_slice(&part.moments.second[from]);
+            covered += range.len();
+        }
+        ensure!(
+            covered == own.len(),
+            "checkpoint {} holds optimizer state for {covered} of the {} elements {own:?}",
+            self.dir.display(),
+            own.len()
+        );
+        Ok(moments)
+    }
+
+    /// One digest of model, optimizer, averages and data position: equal for equal states, whatever the world size
+    /// that wrote them, and free of paths.
+    pub fn digest(&self) -> Result<String> {
+        let len = self.manifest.layout.iter().map(Entry::len).sum();
+        let moments = self.moments(0..len)?;
+        let mut hasher = Sha256::new();
+        hasher.update(serde_json::to_vec(&(
+            self.manifest.step,
+            &self.manifest.data,
+            &self.manifest.layout,
+            moments.time,
+        ))?);
+        hasher.update(bytemuck::cast_slice(&self.masters()?));
+        hasher.update(bytemuck::cast_slice(&moments.first));
+        hasher.update(bytemuck::cast_slice(&moments.second));
+        for half_life in &self.manifest.ema_half_lives {
+            hasher.update(half_life.to_le_bytes());
+            hasher.update(bytemuck::cast_slice(&self.ema(*half_life)?));
+        }
+        Ok(hex(&hasher.finalize()))
+    }
+
+    fn flat(&self, file: &str) -> Result<Vec<f32>> {
+        let path = self.dir.join(file);
+        let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
+        let tensors = SafeTensors::deserialize(&bytes)
+            .with_context(|| format!("parsing {}", path.display()))?;
+        let mut flat = Vec::with_capacity(self.manifest.layout.iter().map(Entry::len).sum());
+        for entry in &self.manifest.layout {
+            let tensor = tensors
+                .tensor(&entry.name)
+                .with_context(|| format!("{} lacks `{}`", path.display(), entry.name))?;
+            ensure!(
+                tensor.shape() == entry.shape && tensor.dtype() == safetensors::Dtype::F32,
+                "{}: `{}` is {:?} {:?}, its manifest says {:?} f32",
+                path.display(),
+                entry.name,
+                tensor.shape(),
+                tensor.dtype(),
+                entry.shape
+            );
+            flat.extend(f32s(tensor.data()));
+        }
+        Ok(flat)
+    }
+}
+
+/// One rank's range of the optimizer's state.
+pub struct OptimizerPart {
+    /// First element in flat space.
+    pub start: usize,
+    /// Both moments of the range.
+    pub moments: Moments,
+}
+
+impl OptimizerPart {
+    fn end(&self) -> usize {
+        self.start + self.moments.first.len()
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self> {
+        let (_, header) = SafeTensors::read_metadata(bytes)?;
+        let number = |key: &str| {
+            header
+                .metadata()
+                .as_ref()
+                .and_then(|metadata| metadata.get(key))
+                .and_then(|text| text.parse::<usize>().ok())
+                .ok_or_else(|| anyhow!("metadata `{key}` is missing"))
+        };
+        let tensors = SafeTensors::deserialize(bytes)?;
+        let moment = |name| -> Result<Vec<f32>> { Ok(f32s(tensors.tensor(name)?.data()).collect()) };
+        Ok(Self {
+            start: number("start")?,
+            moments: Moments {
+                time: number("time")?,
+                first: moment("moment_1")?,
+                second: moment("moment_2")?,
+            },
+        })
+    }
+}
+
+/// The file of one weight average.
+pub fn ema_file(half_life: u64) -> String {
+    format!("ema-{half_life}.safetensors")
+}
+
+/// The file of one rank's optimizer state.
+pub fn optimizer_file(rank: usize) -> String {
+    format!("optimizer-{rank:04}.safetensors")
+}
+
+/// Which of a checkpoint's weights to use, as `--weights` names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weights {
+    /// The trained weights themselves.
+    Raw,
+    /// A moving average; the longest half-life if none is named.
+    Ema(Option<u64>),
+}
+
+impl std::str::FromStr for Weights {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.split_once(':') {
+            None if text == "raw" => Ok(Self::Raw),
+            None if text == "ema" => Ok(Self::Ema(None)),
+            Some(("ema", half_life)) => Ok(Self::Ema(Some(half_life.parse().with_context(
+                || format!("`{half_life}` is not a half-life in samples"),
+            )?))),
+            _ => bail!("`{text}` is not raw, ema or ema:HALF_LIFE"),
+        }
+    }
+}
+
+impl Checkpoint {
+    /// The flat vector that `weights` names.
+    pub fn weights(&self, weights: Weights) -> Result<Vec<f32>> {
+        match weights {
+            Weights::Raw => self.masters(),
+            Weights::Ema(Some(half_life)) => self.ema(half_life),
+            Weights::Ema(None) => match self.manifest.ema_half_lives.iter().max() {
+                Some(&half_life) => self.ema(half_life),
+                None => bail!(
+                    "checkpoint {} has no weight average: use --weights raw",
+                    self.dir.display()
+                ),
+            },
+        }
+    }
+}
+
+/// Size and SHA-256 of a file.
+pub fn hash_file(path: &Path) -> Result<(u64, String)> {
+    let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    let mut bytes = 0;
+    loop {
+        let read = file
+            .read(&mut buffer)
+            .with_context(|| format!("reading {}", path.display()))?;
+        if read == 0 {
+            return Ok((bytes, hex(&hasher.finalize())));
+        }
+        hasher.update(&buffer[..read]);
+        bytes += read as u64;
+    }
+}
+
+/// Writes `bytes` to `path` and waits until they are on the disk.
+pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().with_context(|| format!("writing {}", path.display()))
+}
+
+/// Waits until a folder's entries are on the disk.
+pub fn sync_folder(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|folder| folder.sync_all())
+        .with_context(|| format!("syncing folder {}", path.display()))
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn f32s(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
+    bytes
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|chunk| f32::from_le_bytes(*chunk))
+}

@@ -1,0 +1,257 @@
+//! What a run is: one typed tree, every result-changing value written down.
+
+use anyhow::{Context, Result, bail, ensure};
+use lidit_data::DataConfig;
+use lidit_encoders::{Instruction, LlmConfig, TemplateConfig};
+use lidit_model::{InputNorm, ModelConfig, Objective, Pooling, Sampler};
+use serde::{Deserialize, Serialize};
+
+/// Version of the resolved config's format, `format_version`.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Channels of a picture; there is no VAE between pictures and network.
+pub const PIXEL_CHANNELS: usize = 3;
+
+/// A whole run, as `configs/run/*.toml` resolve to it and `RUN/config.toml` stores it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// Always [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// Which pictures and captions.
+    pub data: DataConfig,
+    /// Which frozen language models read the captions, and how.
+    pub encoders: EncodersConfig,
+    /// The trainable network.
+    pub model: ModelConfig,
+    /// What the network is trained to predict.
+    pub objective: Objective,
+    /// How it is trained.
+    pub train: TrainConfig,
+    /// How pictures are drawn, in training and by `lidit sample`.
+    pub sample: SampleConfig,
+}
+
+/// The frozen prompt encoders of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncodersConfig {
+    /// Normalisation of each encoder's states before projection and pooling.
+    pub input_norm: InputNorm,
+    /// Which tokens the pooled text vector averages.
+    pub pooling: Pooling,
+    /// Put `system_prompt` and `instruction` before each caption (the paper's switch).
+    pub use_instruction: bool,
+    /// First line of the prompt.
+    pub system_prompt: String,
+    /// Second line of the prompt; the caption follows on the third.
+    pub instruction: String,
+    /// Longer captions are cut to this many tokens; the instruction never is.
+    pub max_caption_tokens: usize,
+    /// What the language models compute in.
+    pub precision: lidit_encoders::Precision,
+    /// What is kept in memory of encoded prompts.
+    pub remember: Remember,
+    /// The language models, each encoding alone.
+    pub llm: Vec<LlmConfig>,
+}
+
+/// Which encoded prompts stay in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Remember {
+    /// Every caption of the data set, encoded once before the first step: for sets that fit.
+    Dataset,
+    /// None: each micro-batch is encoded when it is needed.
+    Nothing,
+}
+
+impl EncodersConfig {
+    /// The prompt template that all language models share.
+    pub fn template(&self) -> TemplateConfig {
+        TemplateConfig {
+            instruction: self.use_instruction.then(|| Instruction {
+                system_prompt: self.system_prompt.clone(),
+                instruction: self.instruction.clone(),
+            }),
+            max_caption_tokens: self.max_caption_tokens,
+        }
+    }
+}
+
+/// Optimisation, precision, parallelism and record keeping of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Optimizer steps of the whole run; the rate's schedule ends here.
+    pub steps: u64,
+    /// Seeds weights, sample order, timesteps, noise and dropout.
+    pub seed: u64,
+    /// Samples a step, over all ranks.
+    pub global_batch: usize,
+    /// Most samples a rank runs forward and backward at once; changes memory, not results.
+    pub micro_batch: usize,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Steps of linear warm-up.
+    pub warmup_steps: u64,
+    /// The cosine ends at `lr * min_lr_ratio`.
+    pub min_lr_ratio: f64,
+    /// `AdamW`'s decay rates of the first and second moment.
+    pub betas: [f32; 2],
+    /// `AdamW`'s epsilon.
+    pub eps: f32,
+    /// `AdamW`'s decoupled weight decay, on matrices and kernels only.
+    pub weight_decay: f32,
+    /// Gradients are scaled so that their global norm is at most this.
+    pub max_grad_norm: f64,
+    /// Half-lives of the weight averages, in samples.
+    pub ema_half_lives: Vec<u64>,
+    /// What the network computes in.
+    pub precision: Precision,
+    /// Who owns the optimizer's state.
+    pub sharding: Sharding,
+    /// Share of samples trained with an empty caption, for guidance.
+    pub caption_dropout: f32,
+    /// Steps between checkpoints; the last step always saves.
+    pub checkpoint_every: u64,
+    /// Checkpoints kept, newest first.
+    pub keep_last: usize,
+    /// Steps between logged lines.
+    pub log_every: u64,
+    /// Steps between sample grids; 0 for none.
+    pub sample_every: u64,
+    /// Leave after this step as SIGTERM would. Never stored.
+    #[serde(skip_serializing)]
+    pub stop_after: Option<u64>,
+}
+
+/// What the network computes in. Masters, moments, norms and the loss are f32 always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// 32-bit weights and activations.
+    F32,
+    /// Weights rounded to bf16, bf16 activations.
+    Bf16,
+}
+
+/// Who owns the optimizer's state in flat space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sharding {
+    /// Every rank owns all of it; gradients are all-reduced.
+    None,
+    /// Each rank owns a contiguous range; gradients are reduce-scattered, weights all-gathered.
+    Zero1,
+}
+
+/// How pictures are drawn.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SampleConfig {
+    /// What the grids of a training run show.
+    pub prompts: Vec<String>,
+    /// Seeds the starting noise.
+    pub seed: u64,
+    /// Update rule, steps, guidance.
+    pub sampler: Sampler,
+}
+
+impl RunConfig {
+    /// Refuses combinations that can't run, each by its key.
+    pub fn validate(&self) -> Result<()> {
+        ensure!(
+            self.format_version == FORMAT_VERSION,
+            "format_version is {}, this lidit reads {FORMAT_VERSION}",
+            self.format_version
+        );
+        self.train.validate()?;
+        ensure!(
+            !self.encoders.llm.is_empty(),
+            "encoders.llm is empty: name at least one language model"
+        );
+        ensure!(
+            self.encoders.max_caption_tokens > 0,
+            "encoders.max_caption_tokens is 0: captions would never be seen"
+        );
+        self.data.validate()?;
+        self.model.validate(self.encoders.llm.len(), self.data.image_size as usize)?;
+        ensure!(
+            self.model.in_channels == PIXEL_CHANNELS,
+            "model.in_channels is {}: pictures are trained as pixels, which have {PIXEL_CHANNELS} channels",
+            self.model.in_channels
+        );
+        self.objective.validate()?;
+        self.sample.sampler.validate(&self.objective)?;
+        if self.train.sample_every > 0 && self.sample.prompts.is_empty() {
+            bail!(
+                "train.sample_every is {} but sample.prompts is empty: name prompts or set train.sample_every = 0",
+                self.train.sample_every
+            );
+        }
+        Ok(())
+    }
+
+    /// The resolved config as TOML, the text of `RUN/config.toml`.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).context("writing the config as TOML")
+    }
+}
+
+impl TrainConfig {
+    fn validate(&self) -> Result<()> {
+        ensure!(self.steps > 0, "train.steps is 0: nothing to train");
+        ensure!(self.global_batch > 0, "train.global_batch is 0");
+        ensure!(self.micro_batch > 0, "train.micro_batch is 0");
+        ensure!(
+            self.lr.is_finite() && self.lr > 0.0,
+            "train.lr is {}: it must be above 0",
+            self.lr
+        );
+        ensure!(
+            (0.0..=1.0).contains(&self.min_lr_ratio),
+            "train.min_lr_ratio is {}: it must be between 0 and 1",
+            self.min_lr_ratio
+        );
+        ensure!(
+            self.betas.iter().all(|beta| (0.0..1.0).contains(beta)),
+            "train.betas is {:?}: both must be at least 0 and below 1",
+            self.betas
+        );
+        ensure!(
+            self.eps > 0.0 && self.eps.is_finite(),
+            "train.eps is {}: it must be above 0",
+            self.eps
+        );
+        ensure!(
+            self.weight_decay >= 0.0 && self.weight_decay.is_finite(),
+            "train.weight_decay is {}: it must be at least 0",
+            self.weight_decay
+        );
+        ensure!(
+            self.max_grad_norm > 0.0,
+            "train.max_grad_norm is {}: it must be above 0 (a large number never clips)",
+            self.max_grad_norm
+        );
+        ensure!(
+            self.ema_half_lives.iter().all(|&half_life| half_life > 0),
+            "train.ema_half_lives has a 0: half-lives are in samples and above 0"
+        );
+        ensure!(
+            (0.0..=1.0).contains(&self.caption_dropout),
+            "train.caption_dropout is {}: it must be between 0 and 1",
+            self.caption_dropout
+        );
+        ensure!(
+            self.checkpoint_every > 0,
+            "train.checkpoint_every is 0: the last step saves in any case, so name a number of steps"
+        );
+        ensure!(
+            self.keep_last > 0,
+            "train.keep_last is 0: the newest checkpoint is always kept"
+        );
+        ensure!(self.log_every > 0, "train.log_every is 0");
+        Ok(())
+    }
+}

@@ -1,0 +1,216 @@
+//! Reading a run config: includes in order, then the file's own keys, then `--set`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use toml::{Table, Value};
+
+use crate::cache;
+use crate::config::RunConfig;
+
+/// Keys whose text is a path, resolved against the file that holds them.
+const PATH_KEYS: [&str; 1] = ["data.path"];
+
+/// Starts a path inside the cache folder, wherever that is.
+const CACHE_PREFIX: &str = "$LIDIT_CACHE/";
+
+/// Deepest chain of includes; more is a circle.
+const MAX_INCLUDE_DEPTH: usize = 8;
+
+impl RunConfig {
+    /// Reads `path` with its includes, applies `sets` (each `key.path=value`) and checks the result.
+    ///
+    /// # Errors
+    /// Names the file and the key: unreadable or malformed files, circular includes, unknown or missing keys, wrong
+    /// types, impossible combinations.
+    pub fn load(path: &Path, sets: &[String]) -> Result<Self> {
+        let table = read_with_includes(path, &|path| {
+            std::fs::read_to_string(path).with_context(|| format!("reading config {}", path.display()))
+        })?;
+        Self::from_table(table, sets).with_context(|| format!("in config {}", path.display()))
+    }
+
+    /// As [`load`](Self::load), for files that `read` holds, such as the ones built into the binary.
+    pub fn load_from(
+        path: &Path,
+        sets: &[String],
+        read: &dyn Fn(&Path) -> Result<String>,
+    ) -> Result<Self> {
+        let table = read_with_includes(path, read)?;
+        Self::from_table(table, sets).with_context(|| format!("in config {}", path.display()))
+    }
+
+    pub(crate) fn from_table(mut table: Table, sets: &[String]) -> Result<Self> {
+        for set in sets {
+            apply_set(&mut table, set)?;
+        }
+        let config: Self = serde_path_to_error::deserialize(Value::Table(table))
+            .map_err(|error| anyhow!("key `{}`: {}", error.path(), error.inner().message()))?;
+        config.validate()?;
+        Ok(config)
+    }
+}
+
+/// One file's table over its includes' tables. Paths in it are made absolute on the way.
+fn read_with_includes(path: &Path, read: &dyn Fn(&Path) -> Result<String>) -> Result<Table> {
+    read_nested(path, read, 0)
+}
+
+fn read_nested(path: &Path, read: &dyn Fn(&Path) -> Result<String>, depth: usize) -> Result<Table> {
+    if depth > MAX_INCLUDE_DEPTH {
+        bail!(
+            "config {} is included more than {MAX_INCLUDE_DEPTH} deep: does it include itself?",
+            path.display()
+        );
+    }
+    let mut own: Table = read(path)?
+        .parse()
+        .with_context(|| format!("parsing config {}", path.display()))?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    resolve_paths(&mut own, folder)?;
+    let mut merged = Table::new();
+    for include in take_includes(&mut own, path)? {
+        merge(&mut merged, read_nested(&folder.join(include), read, depth + 1)?);
+    }
+    merge(&mut merged, own);
+    Ok(merged)
+}
+
+fn take_includes(table: &mut Table, path: &Path) -> Result<Vec<String>> {
+    match table.remove("include") {
+        None => Ok(Vec::new()),
+        Some(value) => value.try_into().with_context(|| {
+            format!("key `include` in {}: it must be a list of file names", path.display())
+        }),
+    }
+}
+
+/// Tables merge key by key; anything else is replaced.
+fn merge(base: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(base)), Value::Table(over)) => merge(base, over),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+fn resolve_paths(table: &mut Table, folder: &Path) -> Result<()> {
+    for key in PATH_KEYS {
+        if let Some(Value::String(text)) = find(table, key) {
+            *text = resolve(text, folder)?;
+        }
+    }
+    let Some(Value::Array(llms)) = find(table, "encoders.llm") else {
+        return Ok(());
+    };
+    for llm in llms {
+        // A bare word is a fetched model's name, anything with a slash is a path.
+        if let Some(Value::String(text)) = llm.get_mut("model")
+            && text.contains('/')
+        {
+            *text = resolve(text, folder)?;
+        }
+    }
+    Ok(())
+}
+
+fn resolve(text: &str, folder: &Path) -> Result<String> {
+    let path = match text.strip_prefix(CACHE_PREFIX) {
+        Some(rest) => cache::dir()?.join(rest),
+        None => normalize(&std::path::absolute(folder.join(text))?),
+    };
+    path.into_os_string()
+        .into_string()
+        .map_err(|path| anyhow!("path {} is not valid UTF-8", path.display()))
+}
+
+/// Folds `a/../b`, so that a resolved config reads well. Text only: links are left alone.
+fn normalize(path: &Path) -> PathBuf {
+    let mut folded = PathBuf::new();
+    for part in path.components() {
+        match part {
+            std::path::Component::ParentDir => {
+                folded.pop();
+            }
+            std::path::Component::CurDir => {}
+            part => folded.push(part),
+        }
+    }
+    folded
+}
+
+fn find<'a>(table: &'a mut Table, key: &str) -> Option<&'a mut Value> {
+    match key.split_once('.') {
+        None => table.get_mut(key),
+        Some((head, rest)) => find(table.get_mut(head)?.as_table_mut()?, rest),
+    }
+}
+
+/// Applies one `key.path=value`; the value is TOML, or else plain text.
+fn apply_set(table: &mut Table, set: &str) -> Result<()> {
+    let (key, value) = split_set(set)?;
+    let mut value = parse_value(value);
+    if PATH_KEYS.contains(&key)
+        && let Value::String(text) = &mut value
+    {
+        *text = resolve(text, &std::env::current_dir()?)?;
+    }
+    insert(table, key, value).with_context(|| format!("in --set {set}"))
+}
+
+/// The key and the text of a `--set key.path=value`.
+pub fn split_set(set: &str) -> Result<(&str, &str)> {
+    set.split_once('=')
+        .map(|(key, value)| (key.trim(), value.trim()))
+        .filter(|(key, _)| !key.is_empty())
+        .with_context(|| format!("--set {set}: write it as key.path=value"))
+}
+
+fn parse_value(text: &str) -> Value {
+    format!("value = {text}")
+        .parse::<Table>()
+        .ok()
+        .and_then(|mut table| table.remove("value"))
+        .unwrap_or_else(|| Value::String(text.to_owned()))
+}
+
+fn insert(table: &mut Table, key: &str, value: Value) -> Result<()> {
+    match key.split_once('.') {
+        None => {
+            table.insert(key.to_owned(), value);
+            Ok(())
+        }
+        Some((head, rest)) => {
+            let inner = table
+                .entry(head)
+                .or_insert_with(|| Value::Table(Table::new()));
+            match inner {
+                Value::Table(inner) => insert(inner, rest, value),
+                Value::Array(list) => insert_indexed(list, head, rest, value),
+                _ => bail!("`{head}` is a value, not a table"),
+            }
+        }
+    }
+}
+
+/// `encoders.llm.0.layer = -2` reaches into a list.
+fn insert_indexed(list: &mut [Value], head: &str, key: &str, value: Value) -> Result<()> {
+    let (index, rest) = key.split_once('.').unwrap_or((key, ""));
+    let len = list.len();
+    let slot = index
+        .parse::<usize>()
+        .ok()
+        .and_then(|index| list.get_mut(index))
+        .with_context(|| format!("`{head}` is a list of {len}; `{index}` is not one of its places"))?;
+    if rest.is_empty() {
+        *slot = value;
+        return Ok(());
+    }
+    match slot {
+        Value::Table(inner) => insert(inner, rest, value),
+        _ => bail!("`{head}.{index}` is a value, not a table"),
+    }
+}

@@ -1,0 +1,62 @@
+//! Weight averages in flat space.
+
+use burn::tensor::Tensor;
+
+/// An exponential moving average of the f32 masters of the own range.
+///
+/// Its half-life is in samples, so it means the same at every batch size: a weight seen `half_life` samples ago counts
+/// half of today's.
+pub struct Ema {
+    half_life: u64,
+    weights: Tensor<1>,
+}
+
+impl Ema {
+    /// An average that starts at `weights`.
+    pub fn new(half_life: u64, weights: Tensor<1>) -> Self {
+        Self { half_life, weights }
+    }
+
+    /// Half-life in samples.
+    pub fn half_life(&self) -> u64 {
+        self.half_life
+    }
+
+    /// The averaged weights of the own range.
+    pub fn weights(&self) -> &Tensor<1> {
+        &self.weights
+    }
+
+    /// Moves the average towards `masters` after a step of `samples` samples.
+    pub fn update(&mut self, masters: &Tensor<1>, samples: usize) {
+        let keep = decay(self.half_life, samples);
+        self.weights =
+            self.weights.clone().mul_scalar(keep) + masters.clone().mul_scalar(1.0 - keep);
+    }
+}
+
+fn decay(half_life: u64, samples: usize) -> f64 {
+    0.5f64.powf(samples as f64 / half_life as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::optimizer::{host, upload};
+
+    #[test]
+    fn a_half_life_of_samples_halves_the_distance_at_any_batch_size() {
+        let device = Device::flex();
+        for batch in [1, 10, 50] {
+            let mut ema = Ema::new(100, upload(&[0.0, 8.0], &device));
+            let masters = upload(&[4.0, 0.0], &device);
+            for _ in 0..100 / batch {
+                ema.update(&masters, batch);
+            }
+            let weights = host(ema.weights());
+            assert!((weights[0] - 2.0).abs() < 1e-4 && (weights[1] - 4.0).abs() < 1e-4, "{weights:?}");
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! Flat space: all trainable parameters as one vector.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::ops::Range;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{FloatDType, Gradients, Tensor};
+use lidit_model::{LiDit, is_norm_parameter};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Precision;
+
+/// Which treatment a parameter gets from the optimizer. Groups are contiguous in flat space, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Group {
+    /// Matrices and convolution kernels: weight decay applies.
+    Decayed,
+    /// Biases and gains: no weight decay.
+    Plain,
+}
+
+/// One parameter's place in flat space.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Path in the model, such as `blocks.2.self_attention.qkv.weight`.
+    pub name: String,
+    /// Shape in the model.
+    pub shape: Vec<usize>,
+    /// First element in flat space.
+    pub offset: usize,
+    /// Optimizer group.
+    pub group: Group,
+}
+
+impl Entry {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether the parameter has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The elements in flat space.
+    pub fn range(&self) -> Range<usize> {
+        self.offset..self.offset + self.len()
+    }
+}
+
+/// The order of all parameters in flat space: by group, then by natural path (block 2 before block 10).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlatLayout {
+    entries: Vec<Entry>,
+    index: HashMap<String, usize>,
+    len: usize,
+}
+
+impl FlatLayout {
+    /// The layout of `model`'s parameters.
+    pub fn of(model: &LiDit) -> Self {
+        let mut lister = Lister::default();
+        model.visit(&mut lister);
+        let mut entries = lister.entries;
+        entries.sort_by(|a, b| {
+            a.group
+                .cmp(&b.group)
+                .then_with(|| natural_order(&a.name, &b.name))
+        });
+        let mut len = 0;
+        for entry in &mut entries {
+            entry.offset = len;
+            len += entry.len();
+        }
+        let index = entries
+            .iter()
+            .enumerate()
+            .map(|(i, entry)| (entry.name.clone(), i))
+            .collect();
+        Self {
+            entries,
+            index,
+            len,
+        }
+    }
+
+    /// All parameters in flat order.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Number of trainable scalars.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is nothing to train.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Each group's contiguous range, in order.
+    pub fn groups(&self) -> Vec<(Group, Range<usize>)> {
+        let mut groups: Vec<(Group, Range<usize>)> = Vec::new();
+        for entry in &self.entries {
+            match groups.last_mut() {
+                Some((group, range)) if *group == entry.group => range.end = entry.range().end,
+                _ => groups.push((entry.group, entry.range())),
+            }
+        }
+        groups
+    }
+
+    /// `model`'s weights as one f32 vector, `[len]`.
+    pub fn values(&self, model: &LiDit) -> Tensor<1> {
+        let mut collector = Collector::new(self, Source::Values);
+        model.visit(&mut collector);
+        Tensor::cat(collector.into_parts(), 0)
+    }
+
+    /// `model`'s gradients as one f32 vector, `[len]`; a parameter that took no part in the loss has gradient 0.
+    pub fn gradients(&self, model: &LiDit, gradients: &mut Gradients) -> Tensor<1> {
+        let mut collector = Collector::new(self, Source::Gradients(gradients));
+        model.visit(&mut collector);
+        Tensor::cat(collector.into_parts(), 0)
+    }
+
+    /// `model` with its weights replaced by the flat vector `masters`, `[len]`, in the compute type of `precision`:
+    /// fresh leaves that require gradients where `model`'s did.
+    pub fn load(&self, masters: &Tensor<1>, precision: Precision, model: LiDit) -> LiDit {
+        let rounded = match precision {
+            Precision::F32 => masters.clone(),
+            Precision::Bf16 => masters.clone().cast(FloatDType::BF16),
+        };
+        model.map(&mut Loader {
+            layout: self,
+            masters,
+            rounded,
+            path: Vec::new(),
+        })
+    }
+
+    fn entry(&self, name: &str) -> (usize, &Entry) {
+        let i = self.index[name];
+        (i, &self.entries[i])
+    }
+}
+
+/// Splits `0..len` into `parts` contiguous ranges whose lengths differ by at most one.
+pub fn even_ranges(len: usize, parts: usize) -> Vec<Range<usize>> {
+    (0..parts)
+        .map(|part| part * len / parts..(part + 1) * len / parts)
+        .collect()
+}
+
+/// Compares paths part by part, numbers by value.
+fn natural_order(a: &str, b: &str) -> Ordering {
+    let mut left = a.split('.');
+    let mut right = b.split('.');
+    loop {
+        let order = match (left.next(), right.next()) {
+            (None, None) => return Ordering::Equal,
+            (None, Some(_)) => return Ordering::Less,
+            (Some(_), None) => return Ordering::Greater,
+            (Some(a), Some(b)) => match (a.parse::<u64>(), b.parse::<u64>()) {
+                (Ok(a), Ok(b)) => a.cmp(&b),
+                _ => a.cmp(b),
+            },
+        };
+        if order != Ordering::Equal {
+            return order;
+        }
+    }
+}
+
+#[derive(Default)]
+struct Lister {
+    path: Vec<String>,
+    entries: Vec<Entry>,
+}
+
+impl ModuleVisitor for Lister {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.entries.push(Entry {
+            name: self.path.join("."),
+            shape: param.lazy_shape().to_vec(),
+            offset: 0,
+            group: if D >= 2 { Group::Decayed } else { Group::Plain },
+        });
+    }
+}
+
+/// What a [`Collector`] takes from each parameter.
+enum Source<'a> {
+    Values,
+    Gradients(&'a mut Gradients),
+}
+
+struct Collector<'a> {
+    layout: &'a FlatLayout,
+    source: Source<'a>,
+    path: Vec<String>,
+    parts: Vec<Option<Tensor<1>>>,
+}
+
+impl<'a> Collector<'a> {
+    fn new(layout: &'a FlatLayout, source: Source<'a>) -> Self {
+        Self {
+            layout,
+            source,
+            path: Vec::new(),
+            parts: vec![None; layout.entries.len()],
+        }
+    }
+
+    fn into_parts(self) -> Vec<Tensor<1>> {
+        self.parts.into_iter().flatten().collect()
+    }
+}
+
+impl ModuleVisitor for Collector<'_> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let (i, entry) = self.layout.entry(&self.path.join("."));
+        let value = param.val();
+        let taken = match &mut self.source {
+            Source::Values => value.inner(),
+            Source::Gradients(gradients) => value
+                .grad_remove(gradients)
+                .unwrap_or_else(|| value.inner().zeros_like()),
+        };
+        self.parts[i] = Some(taken.reshape([entry.len()]).cast(FloatDType::F32));
+    }
+}
+
+struct Loader<'a> {
+    layout: &'a FlatLayout,
+    masters: &'a Tensor<1>,
+    rounded: Tensor<1>,
+    path: Vec<String>,
+}
+
+impl ModuleMapper for Loader<'_> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let name = self.path.join(".");
+        let (_, entry) = self.layout.entry(&name);
+        let source = if is_norm_parameter(&name) {
+            self.masters
+        } else {
+            &self.rounded
+        };
+        let (id, old, mapper) = param.consume();
+        let mut value: Tensor<D> = source
+            .clone()
+            .slice([entry.range()])
+            .reshape(old.shape());
+        if old.is_autodiff() {
+            value = value.autodiff();
+        }
+        if old.is_require_grad() {
+            value = value.require_grad();
+        }
+        Param::from_mapped_value(id, value, mapper)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn block_2_comes_before_block_10() {
+        let mut names = ["blocks.10.a", "blocks.2.b", "a.weight", "blocks.2.a"];
+        names.sort_by(|a, b| natural_order(a, b));
+        assert_eq!(names, ["a.weight", "blocks.2.a", "blocks.2.b", "blocks.10.a"]);
+    }
+
+    #[test]
+    fn ranges_cover_everything_once_and_differ_by_at_most_one() {
+        for (len, parts) in [(10, 3), (2, 4), (1_000_003, 7), (5, 1)] {
+            let ranges = even_ranges(len, parts);
+            assert_eq!(ranges.len(), parts);
+            assert_eq!(ranges[0].start, 0);
+            assert_eq!(ranges[parts - 1].end, len);
+            for pair in ranges.windows(2) {
+                assert_eq!(pair[0].end, pair[1].start);
+            }
+            let lens: Vec<usize> = ranges.iter().map(Range::len).collect();
+            assert!(lens.iter().max().unwrap() - lens.iter().min().unwrap() <= 1);
+        }
+    }
+}

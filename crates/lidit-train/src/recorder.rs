@@ -1,0 +1,226 @@
+//! What rank 0 writes and shows while a run trains. The other ranks have a recorder that does nothing.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use image::RgbImage;
+use lidit_dist::World;
+use serde_json::json;
+
+use crate::config::RunConfig;
+use crate::dashboard::View;
+use crate::history::{Event, History};
+use crate::metrics::{Metrics, StepRecord, Watch};
+use crate::run_dir::RunDir;
+use crate::state::TrainState;
+use crate::step::StepStats;
+use crate::stop::Stop;
+use crate::tensorboard::Ending;
+use crate::train::Ended;
+
+/// The records of one attempt at a run.
+pub struct Recorder {
+    lead: Option<Lead>,
+}
+
+/// Rank 0's part.
+struct Lead {
+    run_dir: RunDir,
+    history: History,
+    metrics: Option<Metrics>,
+    view: View,
+    stop: Stop,
+    pace: Pace,
+    step: u64,
+}
+
+/// Sums since the last logged step, and totals of the run.
+#[derive(Default)]
+struct Pace {
+    steps: u32,
+    images: usize,
+    seconds: f64,
+    waited: f64,
+    total_seconds: f64,
+    total_flops: f64,
+    samples_an_epoch: f64,
+    tokens_a_sample: u64,
+    global_batch: u64,
+    log_every: u64,
+    checkpoint_every: u64,
+    steps_in_run: u64,
+}
+
+impl Recorder {
+    /// Opens the history on rank 0.
+    pub fn open(run_dir: &RunDir, view: View, world: &World, stop: &Stop) -> Result<Self> {
+        if world.rank() > 0 {
+            return Ok(Self { lead: None });
+        }
+        run_dir.clear_result()?;
+        Ok(Self {
+            lead: Some(Lead {
+                run_dir: RunDir::attach(run_dir.root())?,
+                history: History::open(run_dir)?,
+                metrics: None,
+                view,
+                stop: stop.clone(),
+                pace: Pace::default(),
+                step: 0,
+            }),
+        })
+    }
+
+    /// Says how many prompts are encoded.
+    pub fn encoding(&self, done: usize, total: usize) {
+        if self.lead.is_some() {
+            eprintln!("encoded {done}/{total} prompts");
+        }
+    }
+
+    /// Everything is loaded; training begins after `state.step` steps. `samples` is the data set's size.
+    pub fn begin(&mut self, config: &RunConfig, state: &TrainState, world: &World, device: &str, samples: u64) -> Result<()> {
+        let Some(lead) = &mut self.lead else { return Ok(()) };
+        lead.history.record(Event::started(state.step, world.size(), env!("CARGO_PKG_VERSION"), device))?;
+        let name = lead.run_dir.root().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let watch = Watch {
+            view: lead.view,
+            stop: lead.stop.interrupter(),
+            name: &name,
+            steps: config.train.steps,
+            done: state.step,
+        };
+        let mut metrics = Metrics::open(&lead.run_dir, &watch)?;
+        metrics.config(&config.to_toml()?.parse()?)?;
+        let side = (config.data.image_size as usize / config.model.patch_size) as u64;
+        lead.pace = Pace {
+            total_seconds: metrics.last().map_or(0.0, |last| last.seconds),
+            total_flops: metrics.last().map_or(0.0, |last| last.flops),
+            samples_an_epoch: samples as f64,
+            tokens_a_sample: side * side,
+            global_batch: config.train.global_batch as u64,
+            log_every: config.train.log_every,
+            checkpoint_every: config.train.checkpoint_every,
+            steps_in_run: config.train.steps,
+            ..Pace::default()
+        };
+        lead.step = state.step;
+        lead.metrics = Some(metrics);
+        Ok(())
+    }
+
+    /// The loss of the last step in the run's metrics.
+    pub fn last_loss(&self) -> Option<f64> {
+        self.lead.as_ref()?.metrics.as_ref()?.last().map(|record| record.loss)
+    }
+
+    /// A step is done; it is logged when its turn comes.
+    pub fn step(&mut self, step: u64, stats: &StepStats, took: Duration, waited: Duration) -> Result<()> {
+        let Some(lead) = &mut self.lead else { return Ok(()) };
+        lead.step = step;
+        lead.pace.add(stats, took, waited);
+        let Some(metrics) = &mut lead.metrics else { return Ok(()) };
+        if stats.stop || lead.pace.is_due(step) {
+            metrics.log(&lead.pace.record(step, stats))
+        } else {
+            metrics.advance(step)
+        }
+    }
+
+    /// A sample grid was drawn.
+    pub fn grid(&mut self, step: u64, grid: &RgbImage) -> Result<()> {
+        let Some(lead) = &mut self.lead else { return Ok(()) };
+        lead.run_dir.write_sample_grid(step, grid)?;
+        match &mut lead.metrics {
+            Some(metrics) => metrics.image(step, "samples", grid),
+            None => Ok(()),
+        }
+    }
+
+    /// Everything logged so far is on the disk when this returns: called before a checkpoint becomes visible.
+    pub fn sync(&self) -> Result<()> {
+        self.lead.as_ref().and_then(|lead| lead.metrics.as_ref()).map_or(Ok(()), Metrics::sync)
+    }
+
+    /// A checkpoint is complete.
+    pub fn saved(&mut self, step: u64) -> Result<()> {
+        let Some(lead) = &mut self.lead else { return Ok(()) };
+        lead.history.record(Event::Saved { step })?;
+        match &mut lead.metrics {
+            Some(metrics) => metrics.note("saved a checkpoint"),
+            None => Ok(()),
+        }
+    }
+
+    /// The attempt is over. `result.json` is written last, and only for a run that did all its steps.
+    pub fn close(self, outcome: &Result<Ended>) -> Result<()> {
+        let Some(mut lead) = self.lead else { return Ok(()) };
+        match outcome {
+            Err(error) => {
+                // The error is what counts: what can't be written any more must not hide it.
+                let _ = lead.history.record(Event::Failed { step: lead.step, error: format!("{error:#}") });
+                if let Some(metrics) = lead.metrics.take() {
+                    let _ = metrics.finish(Ending::Failed);
+                }
+                Ok(())
+            }
+            Ok(ended) => lead.finish(ended),
+        }
+    }
+}
+
+impl Lead {
+    fn finish(mut self, ended: &Ended) -> Result<()> {
+        if let Some(metrics) = self.metrics.take() {
+            metrics.finish(ended.ending)?;
+        }
+        if ended.ending != Ending::Done {
+            return self.history.record(Event::Stopped { step: ended.step, reason: self.stop.reason() });
+        }
+        self.history.record(Event::Finished { step: ended.step })?;
+        self.run_dir.write_result(&json!({
+            "format_version": 1,
+            "step": ended.step,
+            "loss": ended.loss,
+            "seconds": self.pace.total_seconds,
+            "flops": self.pace.total_flops,
+        }))
+    }
+}
+
+impl Pace {
+    fn add(&mut self, stats: &StepStats, took: Duration, waited: Duration) {
+        self.steps += 1;
+        self.images += stats.usable;
+        self.seconds += took.as_secs_f64();
+        self.waited += waited.as_secs_f64();
+        self.total_seconds += took.as_secs_f64();
+        self.total_flops += stats.flops;
+    }
+
+    /// Steps that are saved are logged too: a resumed run's totals go on from the last line.
+    fn is_due(&self, step: u64) -> bool {
+        step.is_multiple_of(self.log_every) || step.is_multiple_of(self.checkpoint_every) || step == self.steps_in_run
+    }
+
+    /// The line of `step`; the sums start anew.
+    fn record(&mut self, step: u64, stats: &StepStats) -> StepRecord {
+        let samples_seen = step * self.global_batch;
+        let record = StepRecord {
+            step,
+            epoch: samples_seen as f64 / self.samples_an_epoch,
+            samples_seen,
+            tokens_seen: samples_seen * self.tokens_a_sample,
+            flops: self.total_flops,
+            loss: stats.loss,
+            grad_norm: stats.grad_norm,
+            lr: stats.lr,
+            images_per_s: self.images as f64 / self.seconds,
+            seconds: self.total_seconds,
+            step_s: self.seconds / f64::from(self.steps),
+            data_wait_s: self.waited / f64::from(self.steps),
+        };
+        (self.steps, self.images, self.seconds, self.waited) = (0, 0, 0.0, 0.0);
+        record
+    }
+}

@@ -1,0 +1,161 @@
+//! One optimizer step over this rank's share of the global batch.
+
+use anyhow::{Result, ensure};
+use burn::tensor::{Device, Tensor};
+use lidit_data::MicroBatch;
+use lidit_dist::World;
+use lidit_model::{Conditioning, ImageTokens, forward_flops};
+
+use crate::conditioner::{Conditioned, Conditioner};
+use crate::config::RunConfig;
+use crate::gradients::{Ownership, clip_factor};
+use crate::layout::FlatLayout;
+use crate::sample_draws::draw;
+use crate::schedule::LrSchedule;
+use crate::state::TrainState;
+use crate::stop::Stop;
+
+/// What stays the same from step to step.
+pub struct Stepper<'a> {
+    /// The run's config.
+    pub config: &'a RunConfig,
+    /// Frozen encoders.
+    pub conditioner: &'a Conditioner,
+    /// What the network knows of them.
+    pub conditioning: &'a Conditioning,
+    /// Flat space.
+    pub layout: &'a FlatLayout,
+    /// Who updates what.
+    pub ownership: &'a Ownership,
+    /// The ranks.
+    pub world: &'a World,
+    /// Where the network lies, with autodiff.
+    pub device: &'a Device,
+    /// Whether somebody asked to stop.
+    pub stop: &'a Stop,
+}
+
+/// What a step says of itself; the same on every rank.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepStats {
+    /// Mean loss over the global batch's usable samples.
+    pub loss: f64,
+    /// L2 norm of the mean gradient before clipping.
+    pub grad_norm: f64,
+    /// Learning rate of the update.
+    pub lr: f64,
+    /// Usable samples of the global batch.
+    pub usable: usize,
+    /// Model FLOPs, forward and backward, of the global batch.
+    pub flops: f64,
+    /// Some rank was asked to stop.
+    pub stop: bool,
+}
+
+impl Stepper<'_> {
+    /// Runs `micro_batches` forward and backward, reduces, clips, and updates `state` by one step.
+    ///
+    /// # Errors
+    /// A peer was lost, a prompt can't be encoded, or loss or gradient are not finite (nothing is updated then).
+    pub fn step(&self, state: &mut TrainState, micro_batches: &[MicroBatch]) -> Result<StepStats> {
+        let mut gradients: Option<Tensor<1>> = None;
+        let mut local = LocalSums::default();
+        for batch in micro_batches {
+            let (gradient, sums) = self.forward_backward(state, batch)?;
+            gradients = Some(match gradients {
+                Some(so_far) => so_far + gradient,
+                None => gradient,
+            });
+            local.add(&sums);
+        }
+        // A rank without a sample still takes part in the reduction.
+        let gradients = gradients.unwrap_or_else(|| Tensor::zeros([self.layout.len()], &self.device.clone().inner()));
+        local.stop = f64::from(u8::from(self.is_stop_due(state.step + 1)));
+        let total = local.over_all_ranks(self.world)?;
+        let usable = total.usable.max(1.0);
+        let mean = self.ownership.reduce(gradients, self.world)?.div_scalar(usable);
+        let grad_norm = self.ownership.norm(&mean, self.world)?;
+        let loss = total.loss / usable;
+        ensure!(
+            loss.is_finite() && grad_norm.is_finite(),
+            "step {}: loss {loss}, gradient norm {grad_norm}: not finite, so nothing was updated; lower train.lr or look at the data",
+            state.step + 1
+        );
+        let lr = LrSchedule::new(&self.config.train).lr(state.step);
+        self.update(state, mean.mul_scalar(clip_factor(grad_norm, self.config.train.max_grad_norm)), lr)?;
+        Ok(StepStats {
+            loss,
+            grad_norm,
+            lr,
+            usable: total.usable as usize,
+            flops: total.flops,
+            stop: total.stop > 0.0,
+        })
+    }
+
+    /// One micro-batch's gradient sum in flat space, and its share of the step's sums.
+    fn forward_backward(&self, state: &TrainState, batch: &MicroBatch) -> Result<(Tensor<1>, LocalSums)> {
+        let train = &self.config.train;
+        let drawn = draw(batch, train.seed, train.caption_dropout, self.device);
+        let prompts = self.conditioner.condition(&drawn.captions)?;
+        let loss = self.config.objective.loss(&state.model, &drawn.batch, &prompts.batches);
+        let gradient = self.layout.gradients(&state.model, &mut loss.backward());
+        let sums = LocalSums {
+            loss: f64::from(loss.into_scalar::<f32>()),
+            usable: batch.weights.iter().map(|&weight| f64::from(weight)).sum(),
+            flops: self.flops(&prompts, batch.image_size),
+            stop: 0.0,
+        };
+        Ok((gradient, sums))
+    }
+
+    /// Whether this rank wants `step` to be the last of this attempt.
+    fn is_stop_due(&self, step: u64) -> bool {
+        self.stop.is_requested() || self.config.train.stop_after.is_some_and(|last| step >= last)
+    }
+
+    /// Model FLOPs of a micro-batch, forward and backward (twice the forward), padding not counted.
+    fn flops(&self, prompts: &Conditioned, image_size: usize) -> f64 {
+        let side = image_size / self.config.model.patch_size;
+        let image = ImageTokens { rows: side, columns: side };
+        let forward = |text: &Vec<_>| forward_flops(&self.config.model, self.conditioning, image, text);
+        prompts.tokens.iter().map(|text| 3.0 * forward(text) as f64).sum()
+    }
+
+    fn update(&self, state: &mut TrainState, gradient: Tensor<1>, lr: f64) -> Result<()> {
+        state.optimizer.step(lr, &gradient);
+        for ema in &mut state.ema {
+            ema.update(state.optimizer.masters(), self.config.train.global_batch);
+        }
+        let masters = self.ownership.gather(state.optimizer.masters(), self.world)?;
+        state.model = self.layout.load(&masters, self.config.train.precision, state.model.clone());
+        state.step += 1;
+        Ok(())
+    }
+}
+
+/// Sums over samples, first of one rank, then of all.
+#[derive(Clone, Copy, Debug, Default)]
+struct LocalSums {
+    loss: f64,
+    usable: f64,
+    flops: f64,
+    stop: f64,
+}
+
+impl LocalSums {
+    fn add(&mut self, other: &Self) {
+        self.loss += other.loss;
+        self.usable += other.usable;
+        self.flops += other.flops;
+    }
+
+    fn over_all_ranks(self, world: &World) -> Result<Self> {
+        let mut sums = [self.loss, self.usable, self.flops, self.stop];
+        if world.size() > 1 {
+            world.sum_f64(&mut sums)?;
+        }
+        let [loss, usable, flops, stop] = sums;
+        Ok(Self { loss, usable, flops, stop })
+    }
+}

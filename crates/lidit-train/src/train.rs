@@ -1,0 +1,256 @@
+//! The training run, from an empty or interrupted run directory to its result.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use burn::tensor::Device;
+use lidit_data::{Dataset, Loader, LoaderConfig, MicroBatch};
+use lidit_dist::World;
+use lidit_model::{Conditioning, LiDit};
+
+use crate::checkpoint::Checkpoint;
+use crate::conditioner::Conditioner;
+use crate::config::{Remember, RunConfig};
+use crate::gradients::Ownership;
+use crate::layout::FlatLayout;
+use crate::previews::Previews;
+use crate::dashboard::View;
+use crate::recorder::Recorder;
+use crate::resolve::{Start, resolve};
+use crate::run_dir::RunDir;
+use crate::state::{Identity, TrainState};
+use crate::step::{StepStats, Stepper};
+use crate::stop::Stop;
+use crate::tensorboard::Ending;
+
+/// What to train, where to keep it, and how to watch it.
+pub struct RunRequest<'a> {
+    /// Reads the config that a new run follows, with `--set`s applied.
+    pub load: &'a dyn Fn(&[String]) -> Result<RunConfig>,
+    /// `key.path=value` each.
+    pub sets: &'a [String],
+    /// The run directory.
+    pub run_dir: PathBuf,
+    /// A new run, or whatever is there.
+    pub start: Start,
+    /// Dashboard, progress bar or lines.
+    pub view: View,
+    /// Where to compute, without autodiff.
+    pub device: Device,
+    /// What `--device` said, for the history.
+    pub device_name: String,
+    /// Turns a language model's name or path into its file.
+    pub locate: &'a dyn Fn(&str) -> Result<PathBuf>,
+}
+
+/// What a run says when it leaves.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Optimizer steps made.
+    pub step: u64,
+    /// Loss of the last step.
+    pub loss: f64,
+    /// The run directory.
+    pub run_dir: PathBuf,
+    /// How; an error is no ending but an `Err`.
+    pub ending: Ending,
+}
+
+/// Trains with all ranks of `world` until the last step or until somebody stops it.
+///
+/// # Errors
+/// Any problem with config, data, encoders or checkpoint before the first step; a lost peer, non-finite numbers or a
+/// failed write in a step. Every rank fails when one does.
+pub fn train(request: &RunRequest<'_>, world: &World, stop: &Stop) -> Result<Ended> {
+    let (run_dir, config) = open(request, world)?;
+    let mut recorder = Recorder::open(&run_dir, request.view, world, stop)?;
+    let outcome = Session::prepare(request, &run_dir, config, world, &mut recorder)
+        .and_then(|mut session| session.train(world, stop, &mut recorder));
+    recorder.close(&outcome)?;
+    outcome
+}
+
+/// Rank 0 opens the run directory and settles the config; the others follow it.
+fn open(request: &RunRequest<'_>, world: &World) -> Result<(RunDir, RunConfig)> {
+    if world.rank() > 0 {
+        let mut toml = Vec::new();
+        world.broadcast(&mut toml, 0)?;
+        let text = String::from_utf8(toml).context("the config from rank 0")?;
+        return Ok((RunDir::attach(&request.run_dir)?, RunConfig::from_table(text.parse()?, &[])?));
+    }
+    let run_dir = match request.start {
+        Start::Fresh => RunDir::create(&request.run_dir)?,
+        Start::Resume => RunDir::resume(&request.run_dir)?,
+    };
+    let config = resolve(&run_dir, request.start, request.sets, request.load)?;
+    let toml = config.to_toml()?;
+    run_dir.write_config(&toml)?;
+    world.broadcast(&mut toml.into_bytes(), 0)?;
+    Ok((run_dir, config))
+}
+
+/// A run with everything loaded.
+struct Session<'a> {
+    run_dir: &'a RunDir,
+    config: RunConfig,
+    conditioner: Conditioner,
+    conditioning: Conditioning,
+    layout: FlatLayout,
+    ownership: Ownership,
+    identity: Identity,
+    loader: Loader,
+    dataset: Dataset,
+    previews: Previews,
+    state: TrainState,
+    device: Device,
+}
+
+impl<'a> Session<'a> {
+    fn prepare(
+        request: &RunRequest<'_>,
+        run_dir: &'a RunDir,
+        config: RunConfig,
+        world: &World,
+        recorder: &mut Recorder,
+    ) -> Result<Self> {
+        let dataset = Dataset::open(&config.data)?;
+        let mut conditioner = Conditioner::load(&config.encoders, &request.device, request.locate)?;
+        let identity =
+            Identity { dataset: dataset.digest().to_owned(), encoders: conditioner.fingerprints() };
+        remember(&mut conditioner, &config, &dataset, recorder)?;
+        let device = request.device.clone().autodiff();
+        let conditioning = conditioner.conditioning(&config.encoders);
+        let model = LiDit::init(&config.model, &conditioning, config.train.seed, &device);
+        let layout = FlatLayout::of(&model);
+        let ownership = Ownership::new(config.train.sharding, layout.len(), world);
+        let state = match newest_checkpoint(run_dir, request.start, world)? {
+            Some(checkpoint) => {
+                identity.check(&checkpoint)?;
+                TrainState::restore(&checkpoint, &config, &layout, &ownership, model)?
+            }
+            None => TrainState::new(&config, &layout, &ownership, model),
+        };
+        let samples = dataset.len();
+        let previews = Previews::new(&config, &dataset)?;
+        let loader = Loader::new(
+            dataset.clone(),
+            LoaderConfig {
+                seed: config.train.seed,
+                global_batch: config.train.global_batch,
+                micro_batch: config.train.micro_batch,
+                rank: world.rank(),
+                world_size: world.size(),
+                start_step: state.step,
+            },
+        )?;
+        recorder.begin(&config, &state, world, &request.device_name, samples)?;
+        Ok(Self { run_dir, config, conditioner, conditioning, layout, ownership, identity, loader, dataset, previews, state, device })
+    }
+
+    fn train(&mut self, world: &World, stop: &Stop, recorder: &mut Recorder) -> Result<Ended> {
+        let mut loss = recorder.last_loss().unwrap_or(f64::NAN);
+        let mut saved = self.state.step;
+        let mut stopping = false;
+        while self.state.step < self.config.train.steps && !stopping {
+            let begun = Instant::now();
+            let micro_batches = self.loader.next_step()?;
+            let waited = begun.elapsed();
+            self.state.sample_digest.extend(&self.dataset, &self.config.train, self.state.step);
+            let stats = self.step(&micro_batches, world, stop)?;
+            loss = stats.loss;
+            recorder.step(self.state.step, &stats, begun.elapsed(), waited)?;
+            self.preview(world, recorder)?;
+            stopping = stats.stop;
+            if stopping || self.is_save_due() {
+                self.save(world, recorder)?;
+                saved = self.state.step;
+            }
+        }
+        if saved < self.state.step {
+            self.save(world, recorder)?;
+        }
+        let finished = self.state.step >= self.config.train.steps;
+        Ok(Ended {
+            step: self.state.step,
+            loss,
+            run_dir: self.run_dir.root().to_owned(),
+            ending: if finished { Ending::Done } else { Ending::Stopped },
+        })
+    }
+
+    fn step(&mut self, micro_batches: &[MicroBatch], world: &World, stop: &Stop) -> Result<StepStats> {
+        Stepper {
+            config: &self.config,
+            conditioner: &self.conditioner,
+            conditioning: &self.conditioning,
+            layout: &self.layout,
+            ownership: &self.ownership,
+            world,
+            device: &self.device,
+            stop,
+        }
+        .step(&mut self.state, micro_batches)
+    }
+
+    fn is_save_due(&self) -> bool {
+        self.state.step.is_multiple_of(self.config.train.checkpoint_every)
+            || self.state.step == self.config.train.steps
+    }
+
+    fn save(&self, world: &World, recorder: &mut Recorder) -> Result<()> {
+        recorder.sync()?;
+        self.state
+            .snapshot(&self.config, &self.layout, &self.ownership, &self.identity, world)?
+            .save(&self.run_dir.checkpoints(), self.config.train.keep_last, world)?;
+        recorder.saved(self.state.step)
+    }
+
+    /// Draws the sample grid where one is due; every rank draws its share.
+    fn preview(&self, world: &World, recorder: &mut Recorder) -> Result<()> {
+        let every = self.config.train.sample_every;
+        if every == 0 || !self.state.step.is_multiple_of(every) {
+            return Ok(());
+        }
+        let model = self.state.averaged_model(&self.config, &self.layout, &self.ownership, world)?;
+        let device = self.device.clone().inner();
+        let grid = self.previews.draw(&model, &self.conditioner, &self.config, &device, world)?;
+        recorder.grid(self.state.step, &grid)
+    }
+}
+
+fn remember(
+    conditioner: &mut Conditioner,
+    config: &RunConfig,
+    dataset: &Dataset,
+    recorder: &mut Recorder,
+) -> Result<()> {
+    if config.encoders.remember == Remember::Nothing {
+        return Ok(());
+    }
+    let mut captions: Vec<String> = dataset.captions()?.into_iter().flat_map(|(_, captions)| captions).collect();
+    captions.push(String::new());
+    captions.extend(config.sample.prompts.iter().cloned());
+    let total = captions.len();
+    conditioner.remember(&captions, |done| recorder.encoding(done, total))
+}
+
+/// The newest checkpoint that verifies, chosen by rank 0 for all.
+fn newest_checkpoint(run_dir: &RunDir, start: Start, world: &World) -> Result<Option<Checkpoint>> {
+    if start == Start::Fresh {
+        return Ok(None);
+    }
+    let mut chosen = Vec::new();
+    if world.rank() == 0 {
+        let newest = Checkpoint::newest_verified(&run_dir.checkpoints(), |step, error| {
+            eprintln!("warning: skipping the checkpoint of step {step}: {error:#}");
+        })?;
+        chosen = newest.map_or(String::new(), |checkpoint| checkpoint.manifest().step.to_string()).into_bytes();
+    }
+    world.broadcast(&mut chosen, 0)?;
+    if chosen.is_empty() {
+        return Ok(None);
+    }
+    let step = String::from_utf8(chosen).context("the checkpoint's step from rank 0")?;
+    Checkpoint::open(&run_dir.checkpoints().join(format!("step-{step}"))).map(Some)
+}

@@ -1,0 +1,38 @@
+//! Every file in `configs/` is read, and a part fits into a run.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::lidit::root;
+use lidit_train::RunConfig;
+
+fn files(folder: &str) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(root().join("configs").join(folder)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(!files.is_empty(), "configs/{folder} is empty");
+    files
+}
+
+#[test]
+fn every_run_config_is_read() {
+    for file in files("run") {
+        RunConfig::load(&file, &[]).unwrap_or_else(|error| panic!("{error:#}"));
+    }
+}
+
+#[test]
+fn every_part_fits_into_the_debug_run() {
+    let debug = root().join("configs/run/debug.toml");
+    for folder in ["model", "data", "encoders", "train"] {
+        for part in files(folder) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("run.toml");
+            // Epsilon's sampler comes with it; its objective replaces the debug run's whole table.
+            let epsilon = part.ends_with("epsilon.toml");
+            let debug = if epsilon { root().join("configs/run/emoji-epsilon.toml") } else { debug.clone() };
+            fs::write(&path, format!("include = [{debug:?}, {part:?}]\n")).unwrap();
+            RunConfig::load(&path, &[]).unwrap_or_else(|error| panic!("{}: {error:#}", part.display()));
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! Runs the real program in temporary folders: what a user must be able to trust.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+mod configs;
+mod data_order;
+mod lidit;
+mod mistakes;
+mod ranks;
+mod resume;
+mod training;
+mod workspace;

@@ -1,0 +1,78 @@
+//! Several processes train what one trains: invariant 3's bounds.
+
+use std::path::Path;
+
+use crate::lidit::{debug_config, digest, json, losses, relative_l2, train, weights};
+
+/// The bounds hold over this many steps.
+const STEPS: &str = "train.steps=50";
+
+fn launch(dir: &Path, ranks: &str, extra: &[&str]) {
+    let config = debug_config();
+    let args = [
+        &["launch", "--nproc", ranks, "--", "train", config.to_str().unwrap(), "--run-dir", dir.to_str().unwrap()],
+        &["--set", STEPS],
+        extra,
+    ]
+    .concat();
+    // `--json` must come before the `--` that separates the inner command.
+    let args = [&["--json"], args.as_slice()].concat();
+    let output = crate::lidit::run(&args);
+    assert_eq!(output.status.code(), Some(0), "{}", crate::lidit::stderr(&output));
+}
+
+fn assert_same_training(a: &Path, b: &Path) {
+    for ((step, a), (_, b)) in losses(a).iter().zip(losses(b)) {
+        assert!((a - b).abs() <= 1e-5 * b, "step {step}: losses {a} and {b}");
+    }
+    let difference = relative_l2(&weights(a, 50), &weights(b, 50));
+    assert!(difference <= 1e-4, "weights differ by {difference}");
+}
+
+#[test]
+fn two_and_three_ranks_train_what_one_trains_sharded_or_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |name: &str| dir.path().join(name);
+    train(&run("one"), &["--set", STEPS], 0);
+    launch(&run("two"), "2", &[]);
+    launch(&run("two-zero1"), "2", &["--set", "train.sharding=\"zero1\""]);
+    launch(&run("three-zero1"), "3", &["--set", "train.sharding=\"zero1\"", "--set", "train.micro_batch=3"]);
+    for name in ["two", "two-zero1", "three-zero1"] {
+        assert_same_training(&run(name), &run("one"));
+    }
+    assert!(run("three-zero1").join("checkpoints/step-50/optimizer-0002.safetensors").is_file());
+}
+
+#[test]
+fn a_run_goes_on_with_another_number_of_ranks() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |name: &str| dir.path().join(name);
+    train(&run("one"), &["--set", STEPS], 0);
+    let config = debug_config();
+    let moved = run("moved");
+    let args = [
+        "--json", "launch", "--nproc", "2", "--", "train", config.to_str().unwrap(), "--run-dir", moved.to_str().unwrap(),
+        "--set", STEPS, "--set", "train.stop_after=20", "--set", "train.sharding=\"zero1\"",
+    ];
+    assert_eq!(crate::lidit::run(&args).status.code(), Some(75));
+    train(&moved, &["--resume"], 0);
+    assert_same_training(&moved, &run("one"));
+}
+
+#[test]
+fn the_same_ranks_train_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |name: &str| dir.path().join(name);
+    for name in ["a", "b"] {
+        let config = debug_config();
+        let path = run(name);
+        let args = [
+            "launch", "--nproc", "2", "--", "train", config.to_str().unwrap(), "--run-dir", path.to_str().unwrap(),
+        ];
+        let args = [&["--json"], args.as_slice()].concat();
+        assert_eq!(crate::lidit::run(&args).status.code(), Some(0));
+    }
+    assert_eq!(digest(&run("a")), digest(&run("b")));
+    let report = json(&["checkpoint", "list", run("a").to_str().unwrap()], 0);
+    assert_eq!(report["checkpoints"][0]["world_size"], 2);
+}

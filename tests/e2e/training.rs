@@ -1,0 +1,71 @@
+//! A run from start to result, and its golden losses.
+
+use std::fs;
+
+use crate::lidit::{json, losses, root, train};
+
+/// Results depend on the CPU's instruction set through the order of sums; twenty steps stay well within this.
+const TOLERANCE: f64 = 2e-3;
+
+#[test]
+fn the_debug_run_leaves_everything_it_promises_and_its_losses_are_the_golden_ones() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let report = train(&run, &[], 0);
+    assert_eq!(report["step"], 20);
+    for file in [
+        "config.toml",
+        "history.jsonl",
+        "metrics.jsonl",
+        "result.json",
+        "samples/step-10.png",
+        "samples/step-20.png",
+        "checkpoints/step-20/manifest.json",
+        "checkpoints/step-20/model.safetensors",
+        "checkpoints/step-20/ema-48.safetensors",
+        "checkpoints/step-20/ema-120.safetensors",
+        "checkpoints/step-20/optimizer-0000.safetensors",
+    ] {
+        assert!(run.join(file).is_file(), "{file} is missing");
+    }
+    assert!(fs::read_dir(run.join("tensorboard")).unwrap().next().is_some());
+
+    let golden = fs::read_to_string(root().join("tests/losses/debug.txt")).unwrap();
+    let golden: Vec<(u64, f64)> = golden
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| {
+            let (step, loss) = line.split_once(' ').unwrap();
+            (step.parse().unwrap(), loss.parse().unwrap())
+        })
+        .collect();
+    let losses = losses(&run);
+    assert_eq!(losses.len(), golden.len());
+    for ((step, loss), (golden_step, golden)) in losses.iter().zip(&golden) {
+        assert_eq!(step, golden_step);
+        assert!((loss - golden).abs() <= TOLERANCE * golden, "step {step}: loss {loss}, golden {golden}");
+    }
+
+    // The same directory draws pictures, alone.
+    let pictures = dir.path().join("pictures");
+    let report = json(
+        &["sample", "--run", run.to_str().unwrap(), "--out", pictures.to_str().unwrap(), "--prompt", "a blue whale"],
+        0,
+    );
+    assert_eq!(report["images"].as_array().unwrap().len(), 1);
+    let picture = image::open(pictures.join("0000.png")).unwrap();
+    assert_eq!((picture.width(), picture.height()), (16, 16));
+    assert!(pictures.join("grid.png").is_file());
+}
+
+#[test]
+fn bf16_trains_and_stays_near_f32() {
+    let dir = tempfile::tempdir().unwrap();
+    let (f32_run, bf16_run) = (dir.path().join("f32"), dir.path().join("bf16"));
+    train(&f32_run, &["--set", "train.steps=6"], 0);
+    train(&bf16_run, &["--set", "train.steps=6", "--set", "train.precision=\"bf16\""], 0);
+    for ((step, f32_loss), (_, bf16_loss)) in losses(&f32_run).iter().zip(losses(&bf16_run)) {
+        assert!((f32_loss - bf16_loss).abs() <= 0.02 * f32_loss, "step {step}: {f32_loss} and {bf16_loss}");
+        assert!((f32_loss - bf16_loss).abs() > 0.0, "step {step}: bf16 computed in f32");
+    }
+}

@@ -1,0 +1,68 @@
+"""Compares the runs of tests/gpu.sh: losses and pictures of the GPU with the CPU's. Standard library only."""
+
+import json
+import struct
+import sys
+import zlib
+from pathlib import Path
+
+# Largest relative difference of a logged loss over twenty steps, and mean difference of a picture's bytes.
+TOLERANCES = {"f32": (1e-3, 2.0), "bf16": (2e-2, 8.0)}
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def pixels(path: Path) -> bytes:
+    """The bytes of an 8-bit RGB PNG without interlacing."""
+    data, at, packed = path.read_bytes(), 8, b""
+    while at < len(data):
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        body = data[at + 8 : at + 8 + length]
+        if kind == b"IHDR":
+            width, height, depth, colour = struct.unpack(">IIBB", body[:10])
+            assert (depth, colour) == (8, 2), f"{path}: not 8-bit RGB"
+        elif kind == b"IDAT":
+            packed += body
+        at += length + 12
+    raw, stride, out = zlib.decompress(packed), 3 * width, bytearray()
+    above = bytes(stride)
+    for y in range(height):
+        line = bytearray(raw[y * (stride + 1) + 1 : (y + 1) * (stride + 1)])
+        rule = raw[y * (stride + 1)]
+        for x in range(stride):
+            left = line[x - 3] if x >= 3 else 0
+            corner = above[x - 3] if x >= 3 else 0
+            guess = (0, left, above[x], (left + above[x]) // 2, paeth(left, above[x], corner))[rule]
+            line[x] = (line[x] + guess) & 255
+        out += line
+        above = bytes(line)
+    return bytes(out)
+
+
+def paeth(a: int, b: int, c: int) -> int:
+    p = a + b - c
+    return min((a, b, c), key=lambda v: abs(p - v))
+
+
+def main(work: Path) -> int:
+    failed = 0
+    print(f"{'precision':<10}{'loss, max rel':>15}{'allowed':>10}{'picture, mean':>15}{'allowed':>10}  verdict")
+    for precision, (loss_tolerance, picture_tolerance) in TOLERANCES.items():
+        gpu, cpu = work / f"{precision}-cuda", work / f"{precision}-cpu"
+        pairs = list(zip(losses(gpu), losses(cpu), strict=True))
+        loss = max(abs(a - b) / b for a, b in pairs)
+        bytes_gpu = b"".join(pixels(p) for p in sorted((gpu / "pictures").glob("0*.png")))
+        bytes_cpu = b"".join(pixels(p) for p in sorted((cpu / "pictures").glob("0*.png")))
+        picture = sum(abs(a - b) for a, b in zip(bytes_gpu, bytes_cpu, strict=True)) / len(bytes_cpu)
+        good = loss <= loss_tolerance and picture <= picture_tolerance
+        failed += not good
+        print(
+            f"{precision:<10}{loss:>15.2e}{loss_tolerance:>10.0e}{picture:>15.3f}{picture_tolerance:>10.1f}"
+            f"  {'same' if good else 'DIFFERENT'}"
+        )
+    return int(failed > 0)
+
+
+sys.exit(main(Path(sys.argv[1])))
