@@ -67,11 +67,11 @@ fn a_run_directory_is_never_written_over() {
     train(&path, &["--set", "train.steps=2"], 0);
     let before = digest(&path);
     let config = debug_config();
-    let args = |extra| train_args(path.to_str().unwrap(), config.to_str().unwrap(), extra);
-    let message = error(&args(&[]));
+    let args = train_args(path.to_str().unwrap(), config.to_str().unwrap(), &[]);
+    let message = error(&args);
     assert!(message.contains("--resume"), "{message}");
     for (set, named) in [("train.lr=0.5", "train.lr"), ("train.steps=1", "train.steps"), ("data.image_size=8", "data.image_size")] {
-        let message = error(&args(&["--resume", "--set", set]));
+        let message = error(&[args.as_slice(), &["--resume", "--set", set]].concat());
         assert!(message.contains(named), "--set {set} said: {message}");
     }
     assert_eq!(digest(&path), before);

@@ -9,14 +9,10 @@ const STEPS: &str = "train.steps=50";
 
 fn launch(dir: &Path, ranks: &str, extra: &[&str]) {
     let config = debug_config();
-    let args = [
-        &["launch", "--nproc", ranks, "--", "train", config.to_str().unwrap(), "--run-dir", dir.to_str().unwrap()],
-        &["--set", STEPS],
-        extra,
-    ]
-    .concat();
-    // `--json` must come before the `--` that separates the inner command.
-    let args = [&["--json"], args.as_slice()].concat();
+    let (config, dir) = (config.to_str().unwrap(), dir.to_str().unwrap());
+    // `--json` comes before the `--` that separates the inner command.
+    let mut args = vec!["--json", "launch", "--nproc", ranks, "--", "train", config, "--run-dir", dir, "--set", STEPS];
+    args.extend(extra);
     let output = crate::lidit::run(&args);
     assert_eq!(output.status.code(), Some(0), "{}", crate::lidit::stderr(&output));
 }
@@ -67,9 +63,8 @@ fn the_same_ranks_train_the_same_bits() {
         let config = debug_config();
         let path = run(name);
         let args = [
-            "launch", "--nproc", "2", "--", "train", config.to_str().unwrap(), "--run-dir", path.to_str().unwrap(),
+            "--json", "launch", "--nproc", "2", "--", "train", config.to_str().unwrap(), "--run-dir", path.to_str().unwrap(),
         ];
-        let args = [&["--json"], args.as_slice()].concat();
         assert_eq!(crate::lidit::run(&args).status.code(), Some(0));
     }
     assert_eq!(digest(&run("a")), digest(&run("b")));

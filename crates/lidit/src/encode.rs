@@ -169,7 +169,9 @@ mod tests {
             assert_eq!(outcome.json["dim"], 48);
             let bytes = std::fs::read(&out).unwrap();
             let file = SafeTensors::deserialize(&bytes).unwrap();
-            let ids = file.tensor("ids.0").unwrap().data().chunks(8).map(|b| b[0].to_string()).collect::<Vec<_>>();
+            let ids = file.tensor("ids.0").unwrap();
+            let ids = ids.data().chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()).to_string());
+            let ids = ids.collect::<Vec<_>>();
             let hidden = file.tensor("hidden.0").unwrap();
             assert_eq!(hidden.shape(), [ids.len(), 48]);
             (ids.join(","), hidden.data().to_vec())
