@@ -77,8 +77,15 @@ pub fn run(args: &Args) -> Result<Outcome> {
     write(&args.out, &encoded)?;
     let tokens: Vec<_> = encoded.iter().map(|prompt| prompt.ids.len()).collect();
     let dim = encoded.first().map_or(0, |prompt| prompt.dim);
-    let text = format!("{} prompts, {} tokens of {dim} numbers", tokens.len(), tokens.iter().sum::<usize>());
-    Ok(Outcome::done(text, json!({ "model": args.model, "tokens": tokens, "dim": dim, "out": args.out })))
+    let text = format!(
+        "{} prompts, {} tokens of {dim} numbers",
+        tokens.len(),
+        tokens.iter().sum::<usize>()
+    );
+    Ok(Outcome::done(
+        text,
+        json!({ "model": args.model, "tokens": tokens, "dim": dim, "out": args.out }),
+    ))
 }
 
 fn encode_prompts(args: &Args, path: &Path, device: &Device) -> Result<Vec<Encoded>> {
@@ -89,7 +96,13 @@ fn encode_prompts(args: &Args, path: &Path, device: &Device) -> Result<Vec<Encod
     let encoder = PromptEncoder::load(path, args.layer, template, args.precision.into(), device)?;
     let prompts: Vec<_> = args.prompts.iter().map(String::as_str).collect();
     let results = encoder.encode(&prompts)?.into_iter();
-    Ok(results.map(|prompt| Encoded { ids: prompt.ids, states: prompt.states, dim: prompt.dim }).collect())
+    Ok(results
+        .map(|prompt| Encoded {
+            ids: prompt.ids,
+            states: prompt.states,
+            dim: prompt.dim,
+        })
+        .collect())
 }
 
 /// Needs no tokenizer in the file.
@@ -98,7 +111,11 @@ fn encode_ids(args: &Args, path: &Path, device: &Device) -> Result<Vec<Encoded>>
     let dim = llm.config().hidden_size;
     let prompts = args.token_ids.iter().map(|TokenIds(ids)| {
         let states = llm.forward(&[ids])?.pop().unwrap_or_default();
-        Ok(Encoded { ids: ids.clone(), states, dim })
+        Ok(Encoded {
+            ids: ids.clone(),
+            states,
+            dim,
+        })
     });
     prompts.collect()
 }
@@ -108,7 +125,11 @@ fn write(path: &Path, encoded: &[Encoded]) -> Result<()> {
     for (i, prompt) in encoded.iter().enumerate() {
         let tokens = prompt.ids.len();
         let states = prompt.states.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
-        let ids = prompt.ids.iter().flat_map(|&id| i64::from(id).to_le_bytes()).collect::<Vec<u8>>();
+        let ids = prompt
+            .ids
+            .iter()
+            .flat_map(|&id| i64::from(id).to_le_bytes())
+            .collect::<Vec<u8>>();
         buffers.push((format!("hidden.{i}"), Dtype::F32, vec![tokens, prompt.dim], states));
         buffers.push((format!("ids.{i}"), Dtype::I64, vec![tokens], ids));
     }
@@ -124,7 +145,9 @@ impl std::str::FromStr for TokenIds {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let ids = text.split(',').map(|id| id.trim().parse().with_context(|| format!("`{id}` is not a token id")));
+        let ids = text
+            .split(',')
+            .map(|id| id.trim().parse().with_context(|| format!("`{id}` is not a token id")));
         Ok(Self(ids.collect::<Result<_>>()?))
     }
 }
@@ -154,7 +177,10 @@ mod tests {
     }
 
     fn tiny(more: &[&str], out: &Path) -> Vec<String> {
-        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../datasets/fixtures/llm/tiny-gemma3.gguf");
+        let model = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../datasets/fixtures/llm/tiny-gemma3.gguf"
+        );
         let fixed = ["encode", "--model", model, "--out", out.to_str().unwrap()];
         fixed.iter().chain(more).map(|&arg| arg.to_owned()).collect()
     }
@@ -170,7 +196,10 @@ mod tests {
             let bytes = std::fs::read(&out).unwrap();
             let file = SafeTensors::deserialize(&bytes).unwrap();
             let ids = file.tensor("ids.0").unwrap();
-            let ids = ids.data().chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()).to_string());
+            let ids = ids
+                .data()
+                .chunks(8)
+                .map(|b| i64::from_le_bytes(b.try_into().unwrap()).to_string());
             let ids = ids.collect::<Vec<_>>();
             let hidden = file.tensor("hidden.0").unwrap();
             assert_eq!(hidden.shape(), [ids.len(), 48]);
