@@ -7,8 +7,10 @@ use crate::lidit::root;
 use lidit_train::RunConfig;
 
 fn files(folder: &str) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(root().join("configs").join(folder)).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> = fs::read_dir(root().join("configs").join(folder))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
     files.sort();
     assert!(!files.is_empty(), "configs/{folder} is empty");
     files
@@ -30,7 +32,11 @@ fn every_part_fits_into_the_debug_run() {
             let path = dir.path().join("run.toml");
             // Epsilon's sampler comes with it; its objective replaces the debug run's whole table.
             let epsilon = part.ends_with("epsilon.toml");
-            let debug = if epsilon { root().join("configs/run/emoji-epsilon.toml") } else { debug.clone() };
+            let debug = if epsilon {
+                root().join("configs/run/emoji-epsilon.toml")
+            } else {
+                debug.clone()
+            };
             fs::write(&path, format!("include = [{debug:?}, {part:?}]\n")).unwrap();
             RunConfig::load(&path, &[]).unwrap_or_else(|error| panic!("{}: {error:#}", part.display()));
         }

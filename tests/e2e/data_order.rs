@@ -6,7 +6,18 @@ use crate::lidit::{debug_config, json};
 
 fn order(world: &str, steps: &str) -> BTreeMap<u64, Vec<u64>> {
     let config = debug_config();
-    let report = json(&["data", "order", config.to_str().unwrap(), "--steps", steps, "--world", world], 0);
+    let report = json(
+        &[
+            "data",
+            "order",
+            config.to_str().unwrap(),
+            "--steps",
+            steps,
+            "--world",
+            world,
+        ],
+        0,
+    );
     let mut by_step: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
     for row in report["steps"].as_array().unwrap() {
         let ids = row["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap());
@@ -26,11 +37,20 @@ fn a_global_batch_is_the_same_for_every_world_size() {
 #[test]
 fn two_epochs_hold_every_sample_twice() {
     let config = debug_config();
-    let rows = json(&["data", "inspect", crate::lidit::root().join("datasets/fixtures/emoji").to_str().unwrap()], 0)
-        ["rows"]
+    let rows = json(
+        &[
+            "data",
+            "inspect",
+            crate::lidit::root().join("datasets/fixtures/emoji").to_str().unwrap(),
+        ],
+        0,
+    )["rows"]
         .as_u64()
         .unwrap();
-    assert!(config.is_file() && rows % 12 == 0, "{rows} rows are no whole number of batches of 12");
+    assert!(
+        config.is_file() && rows % 12 == 0,
+        "{rows} rows are no whole number of batches of 12"
+    );
     let steps = 2 * rows / 12;
     let mut counts: BTreeMap<u64, u32> = BTreeMap::new();
     for ids in order("3", &steps.to_string()).values() {

@@ -7,7 +7,10 @@ use serde_json::Value;
 
 /// The repository's root.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .canonicalize()
+        .unwrap()
 }
 
 /// `configs/run/debug.toml`.
@@ -19,7 +22,15 @@ pub fn debug_config() -> PathBuf {
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lidit"));
     command.args(args).stdin(Stdio::null());
-    for name in ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_PROCID", "SLURM_NTASKS"] {
+    for name in [
+        "RANK",
+        "WORLD_SIZE",
+        "LOCAL_RANK",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "SLURM_PROCID",
+        "SLURM_NTASKS",
+    ] {
         command.env_remove(name);
     }
     command
@@ -41,9 +52,17 @@ pub fn json(args: &[&str], code: i32) -> Value {
 /// Runs `lidit`, which must fail with exit code 1; returns its one-line error.
 pub fn error(args: &[&str]) -> String {
     let output = run(args);
-    assert_eq!(output.status.code(), Some(1), "{args:?} should fail: {}", stderr(&output));
+    assert_eq!(
+        output.status.code(),
+        Some(1),
+        "{args:?} should fail: {}",
+        stderr(&output)
+    );
     let text = stderr(&output);
-    let line = text.lines().find(|line| line.starts_with("error: ")).unwrap_or_else(|| panic!("no error in {text}"));
+    let line = text
+        .lines()
+        .find(|line| line.starts_with("error: "))
+        .unwrap_or_else(|| panic!("no error in {text}"));
     line.to_owned()
 }
 
@@ -54,7 +73,11 @@ pub fn stderr(output: &Output) -> String {
 
 /// Starts `lidit` in the background, silent.
 pub fn spawn(args: &[&str]) -> Child {
-    command(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    command(args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 /// Arguments of a debug run in `dir`, with `extra` behind.
@@ -65,12 +88,18 @@ pub fn train_args<'a>(dir: &'a str, config: &'a str, extra: &[&'a str]) -> Vec<&
 /// Trains the debug run in `dir` with `extra` arguments; it must exit with `code`.
 pub fn train(dir: &Path, extra: &[&str], code: i32) -> Value {
     let config = debug_config();
-    json(&train_args(dir.to_str().unwrap(), config.to_str().unwrap(), extra), code)
+    json(
+        &train_args(dir.to_str().unwrap(), config.to_str().unwrap(), extra),
+        code,
+    )
 }
 
 /// The digest of the newest checkpoint of the run in `dir`.
 pub fn digest(dir: &Path) -> String {
-    json(&["checkpoint", "digest", dir.to_str().unwrap()], 0)["digest"].as_str().unwrap().to_owned()
+    json(&["checkpoint", "digest", dir.to_str().unwrap()], 0)["digest"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 /// The logged losses of the run in `dir`, by step.
@@ -96,7 +125,9 @@ pub fn weights(dir: &Path, step: u64) -> Vec<f32> {
         .iter()
         .flat_map(|name| {
             let data = tensors.tensor(name).unwrap().data().to_vec();
-            data.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect::<Vec<_>>()
+            data.chunks_exact(4)
+                .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+                .collect::<Vec<_>>()
         })
         .collect()
 }
@@ -105,7 +136,11 @@ pub fn weights(dir: &Path, step: u64) -> Vec<f32> {
 pub fn relative_l2(a: &[f32], b: &[f32]) -> f64 {
     assert_eq!(a.len(), b.len());
     let square = |x: f64| x * x;
-    let difference: f64 = a.iter().zip(b).map(|(&a, &b)| square(f64::from(a) - f64::from(b))).sum();
+    let difference: f64 = a
+        .iter()
+        .zip(b)
+        .map(|(&a, &b)| square(f64::from(a) - f64::from(b)))
+        .sum();
     let size: f64 = b.iter().map(|&b| square(f64::from(b))).sum();
     (difference / size).sqrt()
 }

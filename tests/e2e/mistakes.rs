@@ -8,7 +8,11 @@ use crate::lidit::{debug_config, digest, error, json, root, run, train, train_ar
 fn refused(set: &str) -> String {
     let dir = tempfile::tempdir().unwrap();
     let config = debug_config();
-    error(&train_args(dir.path().join("run").to_str().unwrap(), config.to_str().unwrap(), &["--set", set]))
+    error(&train_args(
+        dir.path().join("run").to_str().unwrap(),
+        config.to_str().unwrap(),
+        &["--set", set],
+    ))
 }
 
 #[test]
@@ -70,13 +74,21 @@ fn a_run_directory_is_never_written_over() {
     let args = train_args(path.to_str().unwrap(), config.to_str().unwrap(), &[]);
     let message = error(&args);
     assert!(message.contains("--resume"), "{message}");
-    for (set, named) in [("train.lr=0.5", "train.lr"), ("train.steps=1", "train.steps"), ("data.image_size=8", "data.image_size")] {
+    for (set, named) in [
+        ("train.lr=0.5", "train.lr"),
+        ("train.steps=1", "train.steps"),
+        ("data.image_size=8", "data.image_size"),
+    ] {
         let message = error(&[args.as_slice(), &["--resume", "--set", set]].concat());
         assert!(message.contains(named), "--set {set} said: {message}");
     }
     assert_eq!(digest(&path), before);
     // What only changes records, or makes the run longer, is allowed.
-    let report = train(&path, &["--resume", "--set", "train.steps=3", "--set", "train.log_every=2"], 0);
+    let report = train(
+        &path,
+        &["--resume", "--set", "train.steps=3", "--set", "train.log_every=2"],
+        0,
+    );
     assert_eq!(report["step"], 3);
 }
 
@@ -105,8 +117,17 @@ fn another_encoder_than_the_trained_one_is_refused() {
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("layer = -3", "layer = -2")).unwrap();
     let out = dir.path().join("out");
-    let message = error(&["sample", "--run", path.to_str().unwrap(), "--out", out.to_str().unwrap()]);
-    assert!(message.contains("encoders.llm.0") && message.contains("fingerprint"), "{message}");
+    let message = error(&[
+        "sample",
+        "--run",
+        path.to_str().unwrap(),
+        "--out",
+        out.to_str().unwrap(),
+    ]);
+    assert!(
+        message.contains("encoders.llm.0") && message.contains("fingerprint"),
+        "{message}"
+    );
 }
 
 #[test]

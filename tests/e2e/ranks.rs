@@ -11,7 +11,19 @@ fn launch(dir: &Path, ranks: &str, extra: &[&str]) {
     let config = debug_config();
     let (config, dir) = (config.to_str().unwrap(), dir.to_str().unwrap());
     // `--json` comes before the `--` that separates the inner command.
-    let mut args = vec!["--json", "launch", "--nproc", ranks, "--", "train", config, "--run-dir", dir, "--set", STEPS];
+    let mut args = vec![
+        "--json",
+        "launch",
+        "--nproc",
+        ranks,
+        "--",
+        "train",
+        config,
+        "--run-dir",
+        dir,
+        "--set",
+        STEPS,
+    ];
     args.extend(extra);
     let output = crate::lidit::run(&args);
     assert_eq!(output.status.code(), Some(0), "{}", crate::lidit::stderr(&output));
@@ -32,11 +44,19 @@ fn two_and_three_ranks_train_what_one_trains_sharded_or_not() {
     train(&run("one"), &["--set", STEPS], 0);
     launch(&run("two"), "2", &[]);
     launch(&run("two-zero1"), "2", &["--set", "train.sharding=\"zero1\""]);
-    launch(&run("three-zero1"), "3", &["--set", "train.sharding=\"zero1\"", "--set", "train.micro_batch=3"]);
+    launch(
+        &run("three-zero1"),
+        "3",
+        &["--set", "train.sharding=\"zero1\"", "--set", "train.micro_batch=3"],
+    );
     for name in ["two", "two-zero1", "three-zero1"] {
         assert_same_training(&run(name), &run("one"));
     }
-    assert!(run("three-zero1").join("checkpoints/step-50/optimizer-0002.safetensors").is_file());
+    assert!(
+        run("three-zero1")
+            .join("checkpoints/step-50/optimizer-0002.safetensors")
+            .is_file()
+    );
 }
 
 #[test]
@@ -47,8 +67,21 @@ fn a_run_goes_on_with_another_number_of_ranks() {
     let config = debug_config();
     let moved = run("moved");
     let args = [
-        "--json", "launch", "--nproc", "2", "--", "train", config.to_str().unwrap(), "--run-dir", moved.to_str().unwrap(),
-        "--set", STEPS, "--set", "train.stop_after=20", "--set", "train.sharding=\"zero1\"",
+        "--json",
+        "launch",
+        "--nproc",
+        "2",
+        "--",
+        "train",
+        config.to_str().unwrap(),
+        "--run-dir",
+        moved.to_str().unwrap(),
+        "--set",
+        STEPS,
+        "--set",
+        "train.stop_after=20",
+        "--set",
+        "train.sharding=\"zero1\"",
     ];
     assert_eq!(crate::lidit::run(&args).status.code(), Some(75));
     train(&moved, &["--resume"], 0);
@@ -63,7 +96,15 @@ fn the_same_ranks_train_the_same_bits() {
         let config = debug_config();
         let path = run(name);
         let args = [
-            "--json", "launch", "--nproc", "2", "--", "train", config.to_str().unwrap(), "--run-dir", path.to_str().unwrap(),
+            "--json",
+            "launch",
+            "--nproc",
+            "2",
+            "--",
+            "train",
+            config.to_str().unwrap(),
+            "--run-dir",
+            path.to_str().unwrap(),
         ];
         assert_eq!(crate::lidit::run(&args).status.code(), Some(0));
     }

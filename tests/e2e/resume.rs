@@ -28,12 +28,21 @@ fn a_signal_saves_and_the_resumed_run_ends_as_if_nothing_had_happened() {
         let args = train_args(
             parts.to_str().unwrap(),
             config.to_str().unwrap(),
-            &["--resume", "--set", "train.steps=30", "--set", "train.checkpoint_every=1000"],
+            &[
+                "--resume",
+                "--set",
+                "train.steps=30",
+                "--set",
+                "train.checkpoint_every=1000",
+            ],
         );
         let before = logged(&parts);
         let mut child = spawn(&args);
         wait_until(|| logged(&parts) > before + 2);
-        Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
+        Command::new("kill")
+            .args([&format!("-{signal}"), &child.id().to_string()])
+            .status()
+            .unwrap();
         assert_eq!(child.wait().unwrap().code(), Some(75));
     }
     train(&parts, &["--resume"], 0);

@@ -43,13 +43,24 @@ fn the_debug_run_leaves_everything_it_promises_and_its_losses_are_the_golden_one
     assert_eq!(losses.len(), golden.len());
     for ((step, loss), (golden_step, golden)) in losses.iter().zip(&golden) {
         assert_eq!(step, golden_step);
-        assert!((loss - golden).abs() <= TOLERANCE * golden, "step {step}: loss {loss}, golden {golden}");
+        assert!(
+            (loss - golden).abs() <= TOLERANCE * golden,
+            "step {step}: loss {loss}, golden {golden}"
+        );
     }
 
     // The same directory draws pictures, alone.
     let pictures = dir.path().join("pictures");
     let report = json(
-        &["sample", "--run", run.to_str().unwrap(), "--out", pictures.to_str().unwrap(), "--prompt", "a blue whale"],
+        &[
+            "sample",
+            "--run",
+            run.to_str().unwrap(),
+            "--out",
+            pictures.to_str().unwrap(),
+            "--prompt",
+            "a blue whale",
+        ],
         0,
     );
     assert_eq!(report["images"].as_array().unwrap().len(), 1);
@@ -63,10 +74,17 @@ fn bf16_trains_and_stays_near_f32() {
     let dir = tempfile::tempdir().unwrap();
     let (f32_run, bf16_run) = (dir.path().join("f32"), dir.path().join("bf16"));
     train(&f32_run, &["--set", "train.steps=6"], 0);
-    train(&bf16_run, &["--set", "train.steps=6", "--set", "train.precision=\"bf16\""], 0);
+    train(
+        &bf16_run,
+        &["--set", "train.steps=6", "--set", "train.precision=\"bf16\""],
+        0,
+    );
     let (f32_losses, bf16_losses) = (losses(&f32_run), losses(&bf16_run));
     for ((step, f32_loss), (_, bf16_loss)) in f32_losses.iter().zip(&bf16_losses) {
-        assert!((f32_loss - bf16_loss).abs() <= 0.02 * f32_loss, "step {step}: {f32_loss} and {bf16_loss}");
+        assert!(
+            (f32_loss - bf16_loss).abs() <= 0.02 * f32_loss,
+            "step {step}: {f32_loss} and {bf16_loss}"
+        );
     }
     // The first step's output is zero in both: the final layer starts there.
     assert_ne!(f32_losses, bf16_losses, "bf16 computed in f32");

@@ -41,7 +41,7 @@ pub use final_layer::FinalLayer;
 pub use initialize::initialize;
 pub use lidit::{Encoded, LiDit, PromptBranch};
 pub use linear::Linear;
-pub use mlp::{Mlp, gelu, silu};
+pub use mlp::{Mlp, silu};
 pub use modulation::{Gate, Modulated, Modulation};
 pub use norm::{RmsNorm, is_norm_parameter, layer_norm, rms_norm};
 pub use objective::{Epsilon, LossBatch, Objective, RectifiedFlow, TimestepDensity};

@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Tensor};
+use lidit_kernels::gelu;
 
 use crate::linear::Linear;
 
@@ -28,15 +29,6 @@ impl Mlp {
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         self.linear_out.forward(gelu(self.linear_in.forward(x)))
     }
-}
-
-/// GELU in its tanh form, `x * sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3))`.
-///
-/// Written with a sigmoid because `tanh` and `powf` are slow on the CPU backend; within 1e-3 of the erf form.
-pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    const SLOPE: f32 = 1.595_769;
-    let inner = (x.clone() * x.clone()).mul_scalar(SLOPE * 0.044_715).add_scalar(SLOPE) * x.clone();
-    x * sigmoid(inner)
 }
 
 /// `SiLU`, `x * sigmoid(x)`.

@@ -81,10 +81,9 @@ impl Checkpoint {
     /// Reads the manifest of the checkpoint in `dir`. The files are not read: see [`verify`](Self::verify).
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(MANIFEST);
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        let manifest: Manifest = serde_json::from_str(&text)
-            .with_context(|| format!("parsing checkpoint manifest {}", path.display()))?;
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        let manifest: Manifest =
+            serde_json::from_str(&text).with_context(|| format!("parsing checkpoint manifest {}", path.display()))?;
         ensure!(
             manifest.format_version == FORMAT_VERSION,
             "{}: format_version is {}, this lidit reads {FORMAT_VERSION}",
@@ -104,9 +103,7 @@ impl Checkpoint {
             return Ok(Vec::new());
         }
         let mut found = Vec::new();
-        for entry in fs::read_dir(checkpoints)
-            .with_context(|| format!("listing {}", checkpoints.display()))?
-        {
+        for entry in fs::read_dir(checkpoints).with_context(|| format!("listing {}", checkpoints.display()))? {
             let entry = entry?;
             if let Some(step) = entry
                 .file_name()
@@ -122,10 +119,7 @@ impl Checkpoint {
     }
 
     /// The newest checkpoint whose files verify. `skipped` hears of each newer one that did not, with the reason.
-    pub fn newest_verified(
-        checkpoints: &Path,
-        mut skipped: impl FnMut(u64, &anyhow::Error),
-    ) -> Result<Option<Self>> {
+    pub fn newest_verified(checkpoints: &Path, mut skipped: impl FnMut(u64, &anyhow::Error)) -> Result<Option<Self>> {
         for (step, checkpoint) in Self::list(checkpoints)? {
             match checkpoint.and_then(|checkpoint| checkpoint.verify().map(|()| checkpoint)) {
                 Ok(checkpoint) => return Ok(Some(checkpoint)),
@@ -220,8 +214,7 @@ impl Checkpoint {
             }
             let path = self.dir.join(&file.name);
             let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-            let part = OptimizerPart::parse(&bytes)
-                .with_context(|| format!("parsing {}", path.display()))?;
+            let part = OptimizerPart::parse(&bytes).with_context(|| format!("parsing {}", path.display()))?;
             let range = part.start.max(own.start)..part.end().min(own.end);
             moments.time = part.moments.time;
             if range.is_empty() {
@@ -267,8 +260,7 @@ impl Checkpoint {
     fn flat(&self, file: &str) -> Result<Vec<f32>> {
         let path = self.dir.join(file);
         let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-        let tensors = SafeTensors::deserialize(&bytes)
-            .with_context(|| format!("parsing {}", path.display()))?;
+        let tensors = SafeTensors::deserialize(&bytes).with_context(|| format!("parsing {}", path.display()))?;
         let mut flat = Vec::with_capacity(self.manifest.layout.iter().map(Entry::len).sum());
         for entry in &self.manifest.layout {
             let tensor = tensors
@@ -351,9 +343,11 @@ impl std::str::FromStr for Weights {
         match text.split_once(':') {
             None if text == "raw" => Ok(Self::Raw),
             None if text == "ema" => Ok(Self::Ema(None)),
-            Some(("ema", half_life)) => Ok(Self::Ema(Some(half_life.parse().with_context(
-                || format!("`{half_life}` is not a half-life in samples"),
-            )?))),
+            Some(("ema", half_life)) => {
+                Ok(Self::Ema(Some(half_life.parse().with_context(|| {
+                    format!("`{half_life}` is not a half-life in samples")
+                })?)))
+            }
             _ => bail!("`{text}` is not raw, ema or ema:HALF_LIFE"),
         }
     }
@@ -421,9 +415,5 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 fn f32s(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
-    bytes
-        .as_chunks::<4>()
-        .0
-        .iter()
-        .map(|chunk| f32::from_le_bytes(*chunk))
+    bytes.as_chunks::<4>().0.iter().map(|chunk| f32::from_le_bytes(*chunk))
 }

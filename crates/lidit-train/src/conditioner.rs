@@ -34,11 +34,7 @@ pub struct Conditioner {
 
 impl Conditioner {
     /// Loads every language model of `config` onto `device`; `locate` turns a model's name or path into its file.
-    pub fn load(
-        config: &EncodersConfig,
-        device: &Device,
-        locate: &dyn Fn(&str) -> Result<PathBuf>,
-    ) -> Result<Self> {
+    pub fn load(config: &EncodersConfig, device: &Device, locate: &dyn Fn(&str) -> Result<PathBuf>) -> Result<Self> {
         let device = device.clone().without_autodiff();
         let encoders = config
             .llm
@@ -100,7 +96,10 @@ impl Conditioner {
             Some(prompts) => prompts,
             None => self.encode(captions)?.into_iter().map(Arc::new).collect(),
         };
-        let tokens = prompts.iter().map(|prompt| prompt.iter().map(count_tokens).collect()).collect();
+        let tokens = prompts
+            .iter()
+            .map(|prompt| prompt.iter().map(count_tokens).collect())
+            .collect();
         let batches = (0..self.encoders.len())
             .map(|encoder| {
                 let rows: Vec<PromptRow<'_>> = prompts.iter().map(|prompt| row(&prompt[encoder])).collect();
@@ -123,9 +122,15 @@ impl Conditioner {
 }
 
 fn row(states: &PromptStates) -> PromptRow<'_> {
-    PromptRow { states: &states.states, caption: states.caption.clone() }
+    PromptRow {
+        states: &states.states,
+        caption: states.caption.clone(),
+    }
 }
 
 fn count_tokens(states: &PromptStates) -> TextTokens {
-    TextTokens { prompt: states.ids.len(), caption: states.caption.len() }
+    TextTokens {
+        prompt: states.ids.len(),
+        caption: states.caption.len(),
+    }
 }

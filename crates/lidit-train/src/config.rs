@@ -176,7 +176,8 @@ impl RunConfig {
             "encoders.max_caption_tokens is 0: captions would never be seen"
         );
         self.data.validate()?;
-        self.model.validate(self.encoders.llm.len(), self.data.image_size as usize)?;
+        self.model
+            .validate(self.encoders.llm.len(), self.data.image_size as usize)?;
         ensure!(
             self.model.in_channels == PIXEL_CHANNELS,
             "model.in_channels is {}: pictures are trained as pixels, which have {PIXEL_CHANNELS} channels",

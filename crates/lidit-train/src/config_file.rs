@@ -31,11 +31,7 @@ impl RunConfig {
     }
 
     /// As [`load`](Self::load), for files that `read` holds, such as the ones built into the binary.
-    pub fn load_from(
-        path: &Path,
-        sets: &[String],
-        read: &dyn Fn(&Path) -> Result<String>,
-    ) -> Result<Self> {
+    pub fn load_from(path: &Path, sets: &[String], read: &dyn Fn(&Path) -> Result<String>) -> Result<Self> {
         let table = read_with_includes(path, read)?;
         Self::from_table(table, sets).with_context(|| format!("in config {}", path.display()))
     }
@@ -79,9 +75,9 @@ fn read_nested(path: &Path, read: &dyn Fn(&Path) -> Result<String>, depth: usize
 fn take_includes(table: &mut Table, path: &Path) -> Result<Vec<String>> {
     match table.remove("include") {
         None => Ok(Vec::new()),
-        Some(value) => value.try_into().with_context(|| {
-            format!("key `include` in {}: it must be a list of file names", path.display())
-        }),
+        Some(value) => value
+            .try_into()
+            .with_context(|| format!("key `include` in {}: it must be a list of file names", path.display())),
     }
 }
 
@@ -184,9 +180,7 @@ fn insert(table: &mut Table, key: &str, value: Value) -> Result<()> {
             Ok(())
         }
         Some((head, rest)) => {
-            let inner = table
-                .entry(head)
-                .or_insert_with(|| Value::Table(Table::new()));
+            let inner = table.entry(head).or_insert_with(|| Value::Table(Table::new()));
             match inner {
                 Value::Table(inner) => insert(inner, rest, value),
                 Value::Array(list) => insert_indexed(list, head, rest, value),

@@ -30,8 +30,7 @@ impl Ema {
     /// Moves the average towards `masters` after a step of `samples` samples.
     pub fn update(&mut self, masters: &Tensor<1>, samples: usize) {
         let keep = decay(self.half_life, samples);
-        self.weights =
-            self.weights.clone().mul_scalar(keep) + masters.clone().mul_scalar(1.0 - keep);
+        self.weights = self.weights.clone().mul_scalar(keep) + masters.clone().mul_scalar(1.0 - keep);
     }
 }
 
@@ -56,7 +55,10 @@ mod tests {
                 ema.update(&masters, batch);
             }
             let weights = host(ema.weights());
-            assert!((weights[0] - 2.0).abs() < 1e-4 && (weights[1] - 4.0).abs() < 1e-4, "{weights:?}");
+            assert!(
+                (weights[0] - 2.0).abs() < 1e-4 && (weights[1] - 4.0).abs() < 1e-4,
+                "{weights:?}"
+            );
         }
     }
 }

@@ -29,11 +29,7 @@ impl Ownership {
             Sharding::None => 0..len,
             Sharding::Zero1 => ranges[world.rank()].clone(),
         };
-        Self {
-            sharding,
-            ranges,
-            own,
-        }
+        Self { sharding, ranges, own }
     }
 
     /// This rank's range.

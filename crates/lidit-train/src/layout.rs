@@ -66,11 +66,7 @@ impl FlatLayout {
         let mut lister = Lister::default();
         model.visit(&mut lister);
         let mut entries = lister.entries;
-        entries.sort_by(|a, b| {
-            a.group
-                .cmp(&b.group)
-                .then_with(|| natural_order(&a.name, &b.name))
-        });
+        entries.sort_by(|a, b| a.group.cmp(&b.group).then_with(|| natural_order(&a.name, &b.name)));
         let mut len = 0;
         for entry in &mut entries {
             entry.offset = len;
@@ -81,11 +77,7 @@ impl FlatLayout {
             .enumerate()
             .map(|(i, entry)| (entry.name.clone(), i))
             .collect();
-        Self {
-            entries,
-            index,
-            len,
-        }
+        Self { entries, index, len }
     }
 
     /// All parameters in flat order.
@@ -277,10 +269,7 @@ impl ModuleMapper for Loader<'_> {
             &self.rounded
         };
         let (id, old, mapper) = param.consume();
-        let mut value: Tensor<D> = source
-            .clone()
-            .slice([entry.range()])
-            .reshape(old.shape());
+        let mut value: Tensor<D> = source.clone().slice([entry.range()]).reshape(old.shape());
         if old.is_autodiff() {
             value = value.autodiff();
         }

@@ -2,9 +2,7 @@
 
 use std::ops::Range;
 
-use burn::optim::{
-    AdaptiveMomentumState, AdamW, AdamWConfig, AdamWState, Optimizer as _,
-};
+use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer as _};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::config::TrainConfig;
@@ -40,12 +38,7 @@ pub struct Moments {
 
 impl FlatAdamW {
     /// An optimizer without history for `masters`, the values of the range `own` of `layout`.
-    pub fn new(
-        config: &TrainConfig,
-        layout: &FlatLayout,
-        own: Range<usize>,
-        masters: Tensor<1>,
-    ) -> Self {
+    pub fn new(config: &TrainConfig, layout: &FlatLayout, own: Range<usize>, masters: Tensor<1>) -> Self {
         let segments = layout
             .groups()
             .into_iter()
@@ -58,11 +51,7 @@ impl FlatAdamW {
                 })
             })
             .collect();
-        Self {
-            own,
-            masters,
-            segments,
-        }
+        Self { own, masters, segments }
     }
 
     /// The range of flat space that this rank owns.

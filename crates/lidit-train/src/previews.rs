@@ -26,7 +26,10 @@ impl Previews {
     /// The run's `sample.prompts`; the real pictures are those whose caption is the prompt.
     pub fn new(config: &RunConfig, dataset: &Dataset) -> Result<Self> {
         let prompts = config.sample.prompts.clone();
-        let real = prompts.iter().map(|prompt| real_picture(dataset, prompt)).collect::<Result<_>>()?;
+        let real = prompts
+            .iter()
+            .map(|prompt| real_picture(dataset, prompt))
+            .collect::<Result<_>>()?;
         Ok(Self { prompts, real })
     }
 
@@ -42,12 +45,16 @@ impl Previews {
         let side = config.data.image_size;
         let shares = even_ranges(self.prompts.len(), world.size());
         let own = shares[world.rank()].clone();
-        let drawn = Request::new(model, conditioner, config, device).draw(&self.prompts[own.clone()], own.start, |_| {})?;
+        let drawn =
+            Request::new(model, conditioner, config, device).draw(&self.prompts[own.clone()], own.start, |_| {})?;
         let mut pictures = Vec::with_capacity(self.prompts.len());
         for (rank, share) in shares.iter().enumerate() {
             let mut bytes = Vec::new();
             if rank == world.rank() {
-                bytes = drawn.iter().flat_map(|picture| picture.as_raw().iter().copied()).collect();
+                bytes = drawn
+                    .iter()
+                    .flat_map(|picture| picture.as_raw().iter().copied())
+                    .collect();
             }
             if world.size() > 1 {
                 world.broadcast(&mut bytes, rank)?;
@@ -67,7 +74,9 @@ pub fn real_picture(dataset: &Dataset, prompt: &str) -> Result<Option<RgbImage>>
     };
     let sample = dataset.sample(id)?;
     let side = sample.image_size as u32;
-    RgbImage::from_raw(side, side, sample.pixels).context("a picture of the data set has a ragged shape").map(Some)
+    RgbImage::from_raw(side, side, sample.pixels)
+        .context("a picture of the data set has a ragged shape")
+        .map(Some)
 }
 
 /// Drawn pictures over the real ones, in rows of [`COLUMNS`].
@@ -79,14 +88,27 @@ pub fn compare(prompts: &[String], drawn: &[RgbImage], real: &[Option<RgbImage>]
             pictures
                 .into_iter()
                 .zip(&prompts[columns.clone()])
-                .map(|(image, prompt)| Tile { image, caption: prompt.clone() })
+                .map(|(image, prompt)| Tile {
+                    image,
+                    caption: prompt.clone(),
+                })
                 .collect::<Vec<_>>()
         };
-        rows.push(GridRow { heading: Some("drawn".to_owned()), tiles: tiles(drawn[columns.clone()].to_vec()) });
+        rows.push(GridRow {
+            heading: Some("drawn".to_owned()),
+            tiles: tiles(drawn[columns.clone()].to_vec()),
+        });
         if real[columns.clone()].iter().any(Option::is_some) {
-            let blank = |picture: &RgbImage| RgbImage::from_pixel(picture.width(), picture.height(), image::Rgb([255; 3]));
-            let pictures = columns.clone().map(|i| real[i].clone().unwrap_or_else(|| blank(&drawn[i]))).collect();
-            rows.push(GridRow { heading: Some("real".to_owned()), tiles: tiles(pictures) });
+            let blank =
+                |picture: &RgbImage| RgbImage::from_pixel(picture.width(), picture.height(), image::Rgb([255; 3]));
+            let pictures = columns
+                .clone()
+                .map(|i| real[i].clone().unwrap_or_else(|| blank(&drawn[i])))
+                .collect();
+            rows.push(GridRow {
+                heading: Some("real".to_owned()),
+                tiles: tiles(pictures),
+            });
         }
     }
     ImageGrid { rows }.draw()

@@ -79,10 +79,27 @@ impl Recorder {
     }
 
     /// Everything is loaded; training begins after `state.step` steps. `samples` is the data set's size.
-    pub fn begin(&mut self, config: &RunConfig, state: &TrainState, world: &World, device: &str, samples: u64) -> Result<()> {
+    pub fn begin(
+        &mut self,
+        config: &RunConfig,
+        state: &TrainState,
+        world: &World,
+        device: &str,
+        samples: u64,
+    ) -> Result<()> {
         let Some(lead) = &mut self.lead else { return Ok(()) };
-        lead.history.record(Event::started(state.step, world.size(), env!("CARGO_PKG_VERSION"), device))?;
-        let name = lead.run_dir.root().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        lead.history.record(Event::started(
+            state.step,
+            world.size(),
+            env!("CARGO_PKG_VERSION"),
+            device,
+        ))?;
+        let name = lead
+            .run_dir
+            .root()
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
         let watch = Watch {
             view: lead.view,
             stop: lead.stop.interrupter(),
@@ -119,7 +136,9 @@ impl Recorder {
         let Some(lead) = &mut self.lead else { return Ok(()) };
         lead.step = step;
         lead.pace.add(stats, took, waited);
-        let Some(metrics) = &mut lead.metrics else { return Ok(()) };
+        let Some(metrics) = &mut lead.metrics else {
+            return Ok(());
+        };
         if stats.stop || lead.pace.is_due(step) {
             metrics.log(&lead.pace.record(step, stats))
         } else {
@@ -139,7 +158,10 @@ impl Recorder {
 
     /// Everything logged so far is on the disk when this returns: called before a checkpoint becomes visible.
     pub fn sync(&self) -> Result<()> {
-        self.lead.as_ref().and_then(|lead| lead.metrics.as_ref()).map_or(Ok(()), Metrics::sync)
+        self.lead
+            .as_ref()
+            .and_then(|lead| lead.metrics.as_ref())
+            .map_or(Ok(()), Metrics::sync)
     }
 
     /// A checkpoint is complete.
@@ -158,7 +180,10 @@ impl Recorder {
         match outcome {
             Err(error) => {
                 // The error is what counts: what can't be written any more must not hide it.
-                let _ = lead.history.record(Event::Failed { step: lead.step, error: format!("{error:#}") });
+                let _ = lead.history.record(Event::Failed {
+                    step: lead.step,
+                    error: format!("{error:#}"),
+                });
                 if let Some(metrics) = lead.metrics.take() {
                     let _ = metrics.finish(Ending::Failed);
                 }
@@ -175,7 +200,10 @@ impl Lead {
             metrics.finish(ended.ending)?;
         }
         if ended.ending != Ending::Done {
-            return self.history.record(Event::Stopped { step: ended.step, reason: self.stop.reason() });
+            return self.history.record(Event::Stopped {
+                step: ended.step,
+                reason: self.stop.reason(),
+            });
         }
         self.history.record(Event::Finished { step: ended.step })?;
         self.run_dir.write_result(&json!({

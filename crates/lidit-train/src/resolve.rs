@@ -57,15 +57,22 @@ fn continued(stored: &str, sets: &[String]) -> Result<RunConfig> {
         }
         if key == "train.steps" {
             if changed.train.steps < original.train.steps {
-                bail!("--set {set}: train.steps may grow on resume, not shrink below {}", original.train.steps);
+                bail!(
+                    "--set {set}: train.steps may grow on resume, not shrink below {}",
+                    original.train.steps
+                );
             }
             continue;
         }
-        bail!("--set {set}: {key} changes the results of a run that has begun: leave it, or start a new run in another --run-dir");
+        bail!(
+            "--set {set}: {key} changes the results of a run that has begun: leave it, or start a new run in another --run-dir"
+        );
     }
     RunConfig::from_table(table, sets)
 }
 
 fn is_free(key: &str) -> bool {
-    FREE_KEYS.iter().any(|free| key == *free || key.strip_prefix(free).is_some_and(|rest| rest.starts_with('.')))
+    FREE_KEYS
+        .iter()
+        .any(|free| key == *free || key.strip_prefix(free).is_some_and(|rest| rest.starts_with('.')))
 }

@@ -9,8 +9,8 @@ use lidit_dist::World;
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::checkpoint::{
-    Checkpoint, DataPosition, FORMAT_VERSION, FileEntry, MANIFEST, MODEL_FILE, Manifest,
-    OptimizerPart, ema_file, hash_file, optimizer_file, sync_folder, write_durably,
+    Checkpoint, DataPosition, FORMAT_VERSION, FileEntry, MANIFEST, MODEL_FILE, Manifest, OptimizerPart, ema_file,
+    hash_file, optimizer_file, sync_folder, write_durably,
 };
 use crate::layout::Entry;
 
@@ -48,7 +48,9 @@ impl Snapshot {
             }
             Ok(())
         })?;
-        agree(world, "writing the optimizer's state", || self.write_optimizer(&partial, world.rank()))?;
+        agree(world, "writing the optimizer's state", || {
+            self.write_optimizer(&partial, world.rank())
+        })?;
         agree(world, "writing the checkpoint", || {
             if world.rank() == 0 {
                 self.write_weights(&partial)?;
@@ -118,8 +120,7 @@ impl Snapshot {
             // The same step saved again, after a damaged one was skipped on resume.
             fs::remove_dir_all(last).with_context(|| format!("replacing {}", last.display()))?;
         }
-        fs::rename(partial, last)
-            .with_context(|| format!("renaming {} to {}", partial.display(), last.display()))?;
+        fs::rename(partial, last).with_context(|| format!("renaming {} to {}", partial.display(), last.display()))?;
         sync_folder(last.parent().unwrap_or(Path::new(".")))
     }
 }
@@ -137,8 +138,7 @@ fn agree(world: &World, what: &str, work: impl FnOnce() -> Result<()>) -> Result
 
 fn prepare(partial: &Path) -> Result<()> {
     if partial.exists() {
-        fs::remove_dir_all(partial)
-            .with_context(|| format!("removing the half-written {}", partial.display()))?;
+        fs::remove_dir_all(partial).with_context(|| format!("removing the half-written {}", partial.display()))?;
     }
     fs::create_dir_all(partial).with_context(|| format!("creating {}", partial.display()))
 }
@@ -146,7 +146,10 @@ fn prepare(partial: &Path) -> Result<()> {
 /// Deletes all but the newest `keep_last` checkpoints up to `newest`, the one just written and read back. Later ones
 /// can only be damaged leftovers that a resume skipped: they neither count nor go.
 fn prune(checkpoints: &Path, newest: u64, keep_last: usize) -> Result<()> {
-    let mut steps: Vec<u64> = Checkpoint::list(checkpoints)?.into_iter().map(|(step, _)| step).collect();
+    let mut steps: Vec<u64> = Checkpoint::list(checkpoints)?
+        .into_iter()
+        .map(|(step, _)| step)
+        .collect();
     steps.retain(|&step| step <= newest);
     for step in steps.into_iter().skip(keep_last) {
         let old = checkpoints.join(format!("step-{step}"));
@@ -168,7 +171,6 @@ fn write_safetensors<'a>(
                 .with_context(|| format!("tensor `{name}`"))
         })
         .collect::<Result<Vec<_>>>()?;
-    let bytes = safetensors::serialize(views, metadata)
-        .with_context(|| format!("serialising {}", path.display()))?;
+    let bytes = safetensors::serialize(views, metadata).with_context(|| format!("serialising {}", path.display()))?;
     write_durably(path, &bytes)
 }

@@ -35,7 +35,12 @@ impl TrainState {
     pub fn new(config: &RunConfig, layout: &FlatLayout, ownership: &Ownership, model: LiDit) -> Self {
         let all = layout.values(&model);
         let masters = all.clone().slice([ownership.own()]);
-        let ema = config.train.ema_half_lives.iter().map(|&half_life| Ema::new(half_life, masters.clone())).collect();
+        let ema = config
+            .train
+            .ema_half_lives
+            .iter()
+            .map(|&half_life| Ema::new(half_life, masters.clone()))
+            .collect();
         Self {
             step: 0,
             model: layout.load(&all, config.train.precision, model),
@@ -67,7 +72,12 @@ impl TrainState {
             .train
             .ema_half_lives
             .iter()
-            .map(|&half_life| Ok(Ema::new(half_life, upload(&checkpoint.ema(half_life)?[own.clone()], &device))))
+            .map(|&half_life| {
+                Ok(Ema::new(
+                    half_life,
+                    upload(&checkpoint.ema(half_life)?[own.clone()], &device),
+                ))
+            })
             .collect::<Result<_>>()?;
         let data = &checkpoint.manifest().data;
         ensure!(
@@ -113,8 +123,10 @@ impl TrainState {
             layout: layout.entries().to_vec(),
             masters,
             ema,
-            optimizer: writes
-                .then(|| OptimizerPart { start: self.optimizer.own().start, moments: self.optimizer.moments() }),
+            optimizer: writes.then(|| OptimizerPart {
+                start: self.optimizer.own().start,
+                moments: self.optimizer.moments(),
+            }),
         })
     }
 
@@ -126,7 +138,11 @@ impl TrainState {
         ownership: &Ownership,
         world: &World,
     ) -> Result<LiDit> {
-        let own = self.ema.iter().max_by_key(|ema| ema.half_life()).map_or(self.optimizer.masters(), Ema::weights);
+        let own = self
+            .ema
+            .iter()
+            .max_by_key(|ema| ema.half_life())
+            .map_or(self.optimizer.masters(), Ema::weights);
         let all: Tensor<1> = ownership.gather(own, world)?;
         Ok(layout.load(&all, config.train.precision, self.model.valid()))
     }
@@ -189,7 +205,11 @@ impl Default for SampleDigest {
 impl SampleDigest {
     /// Takes in the whole global batch of `step`, whatever share of it this rank trains.
     pub fn extend(&mut self, dataset: &Dataset, train: &TrainConfig, step: u64) {
-        let whole = Share { global_batch: train.global_batch, rank: 0, world_size: 1 };
+        let whole = Share {
+            global_batch: train.global_batch,
+            rank: 0,
+            world_size: 1,
+        };
         let mut hasher = Sha256::new();
         hasher.update(self.0.as_bytes());
         for draw in dataset.draws(train.seed, step, &whole) {

@@ -82,7 +82,11 @@ impl Stepper<'_> {
             state.step + 1
         );
         let lr = LrSchedule::new(&self.config.train).lr(state.step);
-        self.update(state, mean.mul_scalar(clip_factor(grad_norm, self.config.train.max_grad_norm)), lr)?;
+        self.update(
+            state,
+            mean.mul_scalar(clip_factor(grad_norm, self.config.train.max_grad_norm)),
+            lr,
+        )?;
         Ok(StepStats {
             loss,
             grad_norm,
@@ -117,7 +121,10 @@ impl Stepper<'_> {
     /// Model FLOPs of a micro-batch, forward and backward (twice the forward), padding not counted.
     fn flops(&self, prompts: &Conditioned, image_size: usize) -> f64 {
         let side = image_size / self.config.model.patch_size;
-        let image = ImageTokens { rows: side, columns: side };
+        let image = ImageTokens {
+            rows: side,
+            columns: side,
+        };
         let forward = |text: &Vec<_>| forward_flops(&self.config.model, self.conditioning, image, text);
         prompts.tokens.iter().map(|text| 3.0 * forward(text) as f64).sum()
     }
@@ -128,7 +135,9 @@ impl Stepper<'_> {
             ema.update(state.optimizer.masters(), self.config.train.global_batch);
         }
         let masters = self.ownership.gather(state.optimizer.masters(), self.world)?;
-        state.model = self.layout.load(&masters, self.config.train.precision, state.model.clone());
+        state.model = self
+            .layout
+            .load(&masters, self.config.train.precision, state.model.clone());
         state.step += 1;
         Ok(())
     }
@@ -156,6 +165,11 @@ impl LocalSums {
             world.sum_f64(&mut sums)?;
         }
         let [loss, usable, flops, stop] = sums;
-        Ok(Self { loss, usable, flops, stop })
+        Ok(Self {
+            loss,
+            usable,
+            flops,
+            stop,
+        })
     }
 }

@@ -44,7 +44,9 @@ impl Stop {
         if self.signalled.load(Ordering::Relaxed) {
             "a signal".to_owned()
         } else if self.interrupter.should_stop() {
-            self.interrupter.get_message().unwrap_or_else(|| "the dashboard".to_owned())
+            self.interrupter
+                .get_message()
+                .unwrap_or_else(|| "the dashboard".to_owned())
         } else {
             "train.stop_after, or another rank".to_owned()
         }

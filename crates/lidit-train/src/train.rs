@@ -12,10 +12,10 @@ use lidit_model::{Conditioning, LiDit};
 use crate::checkpoint::Checkpoint;
 use crate::conditioner::Conditioner;
 use crate::config::{Remember, RunConfig};
+use crate::dashboard::View;
 use crate::gradients::Ownership;
 use crate::layout::FlatLayout;
 use crate::previews::Previews;
-use crate::dashboard::View;
 use crate::recorder::Recorder;
 use crate::resolve::{Start, resolve};
 use crate::run_dir::RunDir;
@@ -77,7 +77,10 @@ fn open(request: &RunRequest<'_>, world: &World) -> Result<(RunDir, RunConfig)> 
         let mut toml = Vec::new();
         world.broadcast(&mut toml, 0)?;
         let text = String::from_utf8(toml).context("the config from rank 0")?;
-        return Ok((RunDir::attach(&request.run_dir)?, RunConfig::from_table(text.parse()?, &[])?));
+        return Ok((
+            RunDir::attach(&request.run_dir)?,
+            RunConfig::from_table(text.parse()?, &[])?,
+        ));
     }
     let run_dir = match request.start {
         Start::Fresh => RunDir::create(&request.run_dir)?,
@@ -116,8 +119,10 @@ impl<'a> Session<'a> {
     ) -> Result<Self> {
         let dataset = Dataset::open(&config.data)?;
         let mut conditioner = Conditioner::load(&config.encoders, &request.device, request.locate)?;
-        let identity =
-            Identity { dataset: dataset.digest().to_owned(), encoders: conditioner.fingerprints() };
+        let identity = Identity {
+            dataset: dataset.digest().to_owned(),
+            encoders: conditioner.fingerprints(),
+        };
         remember(&mut conditioner, &config, &dataset, recorder)?;
         let device = request.device.clone().autodiff();
         let conditioning = conditioner.conditioning(&config.encoders);
@@ -145,7 +150,20 @@ impl<'a> Session<'a> {
             },
         )?;
         recorder.begin(&config, &state, world, &request.device_name, samples)?;
-        Ok(Self { run_dir, config, conditioner, conditioning, layout, ownership, identity, loader, dataset, previews, state, device })
+        Ok(Self {
+            run_dir,
+            config,
+            conditioner,
+            conditioning,
+            layout,
+            ownership,
+            identity,
+            loader,
+            dataset,
+            previews,
+            state,
+            device,
+        })
     }
 
     fn train(&mut self, world: &World, stop: &Stop, recorder: &mut Recorder) -> Result<Ended> {
@@ -156,7 +174,9 @@ impl<'a> Session<'a> {
             let begun = Instant::now();
             let micro_batches = self.loader.next_step()?;
             let waited = begun.elapsed();
-            self.state.sample_digest.extend(&self.dataset, &self.config.train, self.state.step);
+            self.state
+                .sample_digest
+                .extend(&self.dataset, &self.config.train, self.state.step);
             let stats = self.step(&micro_batches, world, stop)?;
             loss = stats.loss;
             recorder.step(self.state.step, &stats, begun.elapsed(), waited)?;
@@ -194,8 +214,7 @@ impl<'a> Session<'a> {
     }
 
     fn is_save_due(&self) -> bool {
-        self.state.step.is_multiple_of(self.config.train.checkpoint_every)
-            || self.state.step == self.config.train.steps
+        self.state.step.is_multiple_of(self.config.train.checkpoint_every) || self.state.step == self.config.train.steps
     }
 
     fn save(&self, world: &World, recorder: &mut Recorder) -> Result<()> {
@@ -212,9 +231,13 @@ impl<'a> Session<'a> {
         if every == 0 || !self.state.step.is_multiple_of(every) {
             return Ok(());
         }
-        let model = self.state.averaged_model(&self.config, &self.layout, &self.ownership, world)?;
+        let model = self
+            .state
+            .averaged_model(&self.config, &self.layout, &self.ownership, world)?;
         let device = self.device.clone().inner();
-        let grid = self.previews.draw(&model, &self.conditioner, &self.config, &device, world)?;
+        let grid = self
+            .previews
+            .draw(&model, &self.conditioner, &self.config, &device, world)?;
         recorder.grid(self.state.step, &grid)
     }
 }
@@ -228,7 +251,11 @@ fn remember(
     if config.encoders.remember == Remember::Nothing {
         return Ok(());
     }
-    let mut captions: Vec<String> = dataset.captions()?.into_iter().flat_map(|(_, captions)| captions).collect();
+    let mut captions: Vec<String> = dataset
+        .captions()?
+        .into_iter()
+        .flat_map(|(_, captions)| captions)
+        .collect();
     captions.push(String::new());
     captions.extend(config.sample.prompts.iter().cloned());
     let total = captions.len();
@@ -245,7 +272,9 @@ fn newest_checkpoint(run_dir: &RunDir, start: Start, world: &World) -> Result<Op
         let newest = Checkpoint::newest_verified(&run_dir.checkpoints(), |step, error| {
             eprintln!("warning: skipping the checkpoint of step {step}: {error:#}");
         })?;
-        chosen = newest.map_or(String::new(), |checkpoint| checkpoint.manifest().step.to_string()).into_bytes();
+        chosen = newest
+            .map_or(String::new(), |checkpoint| checkpoint.manifest().step.to_string())
+            .into_bytes();
     }
     world.broadcast(&mut chosen, 0)?;
     if chosen.is_empty() {

@@ -52,7 +52,12 @@ fn list(run: &Path) -> Result<Outcome> {
             Ok(checkpoint) => {
                 let manifest = checkpoint.manifest();
                 let bytes: u64 = manifest.files.iter().map(|file| file.bytes).sum();
-                let _ = writeln!(text, "step {step}: {} files, {bytes} bytes, {} ranks", manifest.files.len(), manifest.world_size);
+                let _ = writeln!(
+                    text,
+                    "step {step}: {} files, {bytes} bytes, {} ranks",
+                    manifest.files.len(),
+                    manifest.world_size
+                );
                 rows.push(json!({ "step": step, "bytes": bytes, "world_size": manifest.world_size }));
             }
             Err(error) => {
@@ -90,7 +95,10 @@ fn digest(run: &Path) -> Result<Outcome> {
     let newest = newest?;
     newest.verify()?;
     let digest = newest.digest()?;
-    Ok(Outcome::done(format!("{digest}  step {step}"), json!({ "step": step, "digest": digest })))
+    Ok(Outcome::done(
+        format!("{digest}  step {step}"),
+        json!({ "step": step, "digest": digest }),
+    ))
 }
 
 fn checkpoints(run: &Path) -> Result<Vec<(u64, Result<Checkpoint>)>> {

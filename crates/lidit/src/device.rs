@@ -19,9 +19,11 @@ impl std::str::FromStr for DeviceArg {
         match text.split_once(':') {
             None if text == "cpu" => Ok(Self::Cpu),
             None if text == "cuda" => Ok(Self::Cuda(None)),
-            Some(("cuda", index)) => {
-                Ok(Self::Cuda(Some(index.parse().with_context(|| format!("`{index}` is not a GPU's number"))?)))
-            }
+            Some(("cuda", index)) => Ok(Self::Cuda(Some(
+                index
+                    .parse()
+                    .with_context(|| format!("`{index}` is not a GPU's number"))?,
+            ))),
             _ => bail!("`{text}` is not cpu, cuda or cuda:NUMBER"),
         }
     }
@@ -35,11 +37,6 @@ impl std::fmt::Display for DeviceArg {
             Self::Cuda(Some(index)) => write!(f, "cuda:{index}"),
         }
     }
-}
-
-/// The device that `text` names, for a process of its own.
-pub fn parse(text: &str) -> Result<Device> {
-    text.parse::<DeviceArg>()?.open(0)
 }
 
 impl DeviceArg {

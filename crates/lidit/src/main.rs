@@ -64,7 +64,11 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             eprintln!("error: {error:#}");
-            if is_lost_peer(&error) { Exit::PeerFailed.into() } else { ExitCode::FAILURE }
+            if is_lost_peer(&error) {
+                Exit::PeerFailed.into()
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -83,5 +87,7 @@ fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
 }
 
 fn is_lost_peer(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| cause.downcast_ref().is_some_and(DistError::is_peer_failure))
+    error
+        .chain()
+        .any(|cause| cause.downcast_ref().is_some_and(DistError::is_peer_failure))
 }

@@ -15,16 +15,34 @@ use crate::{fetch, sample};
 
 /// The built-in run and the parts it includes, as they lie under `configs/`.
 const CONFIGS: [(&str, &str); 10] = [
-    ("run/quickstart.toml", include_str!("../../../configs/run/quickstart.toml")),
+    (
+        "run/quickstart.toml",
+        include_str!("../../../configs/run/quickstart.toml"),
+    ),
     ("model/nano.toml", include_str!("../../../configs/model/nano.toml")),
     ("model/pixels.toml", include_str!("../../../configs/model/pixels.toml")),
-    ("model/refined.toml", include_str!("../../../configs/model/refined.toml")),
+    (
+        "model/refined.toml",
+        include_str!("../../../configs/model/refined.toml"),
+    ),
     ("data/emoji.toml", include_str!("../../../configs/data/emoji.toml")),
-    ("data/emoji-64.toml", include_str!("../../../configs/data/emoji-64.toml")),
-    ("encoders/smollm2-gemma3.toml", include_str!("../../../configs/encoders/smollm2-gemma3.toml")),
-    ("encoders/instruction.toml", include_str!("../../../configs/encoders/instruction.toml")),
+    (
+        "data/emoji-64.toml",
+        include_str!("../../../configs/data/emoji-64.toml"),
+    ),
+    (
+        "encoders/smollm2-gemma3.toml",
+        include_str!("../../../configs/encoders/smollm2-gemma3.toml"),
+    ),
+    (
+        "encoders/instruction.toml",
+        include_str!("../../../configs/encoders/instruction.toml"),
+    ),
     ("train/adamw.toml", include_str!("../../../configs/train/adamw.toml")),
-    ("train/rectified-flow.toml", include_str!("../../../configs/train/rectified-flow.toml")),
+    (
+        "train/rectified-flow.toml",
+        include_str!("../../../configs/train/rectified-flow.toml"),
+    ),
 ];
 
 /// The language models it conditions on.
@@ -47,7 +65,11 @@ pub struct Args {
 /// From nothing to a grid of drawn and real pictures.
 pub fn run(args: &Args) -> Result<Outcome> {
     let stop = Stop::on_signals()?;
-    timed("fetch", || fetch::run(&fetch::Args { names: MODELS.map(str::to_owned).to_vec() }))?;
+    timed("fetch", || {
+        fetch::run(&fetch::Args {
+            names: MODELS.map(str::to_owned).to_vec(),
+        })
+    })?;
     timed("data", || build_data(&cache::dir()?.join("data/emoji-32-nature")))?;
     let ended = timed("train", || {
         let request = RunRequest {
@@ -64,7 +86,11 @@ pub fn run(args: &Args) -> Result<Outcome> {
     })?;
     if ended.ending == Ending::Stopped {
         let text = format!("stopped at step {}; the same command goes on from there", ended.step);
-        return Ok(Outcome { text, json: json!({ "run_dir": args.run_dir, "steps": ended.step }), exit: Exit::Stopped });
+        return Ok(Outcome {
+            text,
+            json: json!({ "run_dir": args.run_dir, "steps": ended.step }),
+            exit: Exit::Stopped,
+        });
     }
     let drawn = timed("sample", || draw(args))?;
     let images = drawn.json["images"].clone();
@@ -78,7 +104,11 @@ pub fn run(args: &Args) -> Result<Outcome> {
 
 fn built_in(sets: &[String]) -> Result<RunConfig> {
     RunConfig::load_from(Path::new("run/quickstart.toml"), sets, &|path| {
-        let wanted = path.to_string_lossy().replace("run/../", "").replace("data/../", "").replace("encoders/../", "");
+        let wanted = path
+            .to_string_lossy()
+            .replace("run/../", "")
+            .replace("data/../", "")
+            .replace("encoders/../", "");
         CONFIGS
             .iter()
             .find(|(name, _)| *name == wanted)

@@ -49,11 +49,17 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let run_dir = RunDir::attach(&args.run)?;
     let config = settings(args, &run_dir)?;
     let prompts = &config.sample.prompts;
-    ensure!(!prompts.is_empty(), "nothing to draw: name a --prompt, the run's config has no sample.prompts");
+    ensure!(
+        !prompts.is_empty(),
+        "nothing to draw: name a --prompt, the run's config has no sample.prompts"
+    );
     let checkpoint = newest(&run_dir)?;
     let device = args.device.open(0)?;
     let conditioner = Conditioner::load(&config.encoders, &device, &fetch::resolve_model)?;
-    let identity = Identity { dataset: String::new(), encoders: conditioner.fingerprints() };
+    let identity = Identity {
+        dataset: String::new(),
+        encoders: conditioner.fingerprints(),
+    };
     identity.check_encoders(&checkpoint)?;
     let model = LiDit::zeros(&config.model, &conditioner.conditioning(&config.encoders), &device);
     let layout = FlatLayout::of(&model);
@@ -67,7 +73,9 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let mut images = Vec::new();
     for (i, picture) in pictures.iter().enumerate() {
         let path = args.out.join(format!("{i:04}.png"));
-        picture.save(&path).with_context(|| format!("writing {}", path.display()))?;
+        picture
+            .save(&path)
+            .with_context(|| format!("writing {}", path.display()))?;
         images.push(path);
     }
     let grid = args.out.join("grid.png");
@@ -76,7 +84,10 @@ pub fn run(args: &Args) -> Result<Outcome> {
         .with_context(|| format!("writing {}", grid.display()))?;
     let text = format!("{total} pictures and {}", grid.display());
     let step = checkpoint.manifest().step;
-    Ok(Outcome::done(text, json!({ "images": images, "grid": grid, "step": step })))
+    Ok(Outcome::done(
+        text,
+        json!({ "images": images, "grid": grid, "step": step }),
+    ))
 }
 
 /// The run's config with the command line's prompts and settings.
@@ -96,13 +107,23 @@ fn newest(run_dir: &RunDir) -> Result<Checkpoint> {
     Checkpoint::newest_verified(&run_dir.checkpoints(), |step, error| {
         eprintln!("warning: skipping the checkpoint of step {step}: {error:#}");
     })?
-    .with_context(|| format!("{} has no checkpoint that verifies: train it first", run_dir.root().display()))
+    .with_context(|| {
+        format!(
+            "{} has no checkpoint that verifies: train it first",
+            run_dir.root().display()
+        )
+    })
 }
 
 /// The real picture of each prompt that is a caption of the run's data set; none where the shards are not at hand.
 fn real_pictures(config: &RunConfig) -> Result<Vec<Option<image::RgbImage>>> {
     match Dataset::open(&config.data) {
-        Ok(dataset) => config.sample.prompts.iter().map(|prompt| real_picture(&dataset, prompt)).collect(),
+        Ok(dataset) => config
+            .sample
+            .prompts
+            .iter()
+            .map(|prompt| real_picture(&dataset, prompt))
+            .collect(),
         Err(error) => {
             eprintln!("note: no real pictures in the grid: {error}");
             Ok(vec![None; config.sample.prompts.len()])

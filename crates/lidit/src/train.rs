@@ -59,7 +59,12 @@ pub fn run(args: &Args) -> Result<Outcome> {
         _ => (Exit::Done, "done"),
     };
     Ok(Outcome {
-        text: format!("{how} at step {}, loss {:.5}: {}", ended.step, ended.loss, ended.run_dir.display()),
+        text: format!(
+            "{how} at step {}, loss {:.5}: {}",
+            ended.step,
+            ended.loss,
+            ended.run_dir.display()
+        ),
         json: json!({ "step": ended.step, "loss": ended.loss, "run_dir": ended.run_dir }),
         exit,
     })

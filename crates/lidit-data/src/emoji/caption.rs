@@ -2,9 +2,9 @@
 
 use super::EmojiGroup;
 
-/// The caption of an emoji: `a flat cartoon emoji of a red apple, food & drink`.
+/// The caption of an emoji: `a red apple, food & drink`.
 pub(super) fn of(name: &str, group: EmojiGroup) -> String {
-    format!("a flat cartoon emoji of {}, {}", phrase(name), group.label())
+    format!("{}, {}", phrase(name), group.label())
 }
 
 // Names that take no article: uncountable things, states, proper names.
@@ -215,6 +215,6 @@ mod tests {
     #[test]
     fn a_caption_names_style_thing_and_group() {
         let caption = of("red apple", EmojiGroup::Food);
-        assert_eq!(caption, "a flat cartoon emoji of a red apple, food & drink");
+        assert_eq!(caption, "a red apple, food & drink");
     }
 }
