@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a clone to pictures: builds lidit, fetches two small language models, trains on 64 emoji, draws a grid.
+# From a clone to pictures: builds lidit, fetches two small language models, trains on 32 emoji, draws a grid.
 # Needs Rust, Python and pip. Arguments go to `lidit quickstart` (--run-dir DIR, --set KEY=VALUE, --device cuda).
 set -euo pipefail
 cd "$(dirname "$0")/.."

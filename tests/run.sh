@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Installs what the tests need and runs them all. Needs Rust, Python and pip; installs Gloo with apt where it may.
+# Arguments go to `cargo test`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+target="${CARGO_TARGET_DIR:-target}"
 
-if ! dpkg -s libgloo-dev >/dev/null 2>&1; then
+if ! dpkg -s libgloo-dev g++ >/dev/null 2>&1; then
     install="apt-get install -y --no-install-recommends libgloo-dev g++"
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         apt-get update -qq && $install
@@ -15,8 +17,15 @@ if ! dpkg -s libgloo-dev >/dev/null 2>&1; then
     fi
 fi
 
-# The binary that the end-to-end tests run; it also brings the two language models of the encoder tests.
-cargo build --locked -p lidit --features gloo
-"${CARGO_TARGET_DIR:-target}/debug/lidit" fetch smollm2 gemma3
-
+# This also builds the program, which brings the two language models of the encoders' tests.
+cargo test --locked --workspace --features gloo --no-run
+"$target/debug/lidit" fetch smollm2 gemma3
 cargo test --locked --workspace --features gloo "$@"
+
+# A run's TensorBoard files, read by TensorBoard itself.
+venv="$target/tests-venv"
+[ -x "$venv/bin/tensorboard" ] || { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet tensorboard; }
+run=$(mktemp -d)
+trap 'rm -rf "$run"' EXIT
+"$target/debug/lidit" train configs/run/debug.toml --run-dir "$run/debug" 2>"$run/log" || { cat "$run/log" >&2; exit 1; }
+"$venv/bin/python" tests/e2e/check_tensorboard.py "$run/debug"

@@ -13,7 +13,7 @@ use burn_flex::{FlexTensor, Layout};
 use rayon::prelude::*;
 
 /// `2 sqrt(2 / pi)`.
-const LINEAR: f32 = 1.595_769_1;
+const LINEAR: f32 = 1.595_769;
 /// The cubic term's share, `0.044715 * LINEAR`.
 const CUBIC: f32 = 0.071_354_814;
 /// Elements a task.
@@ -155,10 +155,6 @@ fn has(feature: &str) -> bool {
 }
 
 #[inline(always)]
-#[expect(
-    clippy::inline_always,
-    reason = "must be compiled inside its caller's instruction set"
-)]
 fn forward_body(x: &[f32], out: &mut [f32]) {
     for (out, &x) in out.iter_mut().zip(x) {
         *out = x * logistic(x * (LINEAR + CUBIC * x * x));
@@ -166,10 +162,6 @@ fn forward_body(x: &[f32], out: &mut [f32]) {
 }
 
 #[inline(always)]
-#[expect(
-    clippy::inline_always,
-    reason = "must be compiled inside its caller's instruction set"
-)]
 fn backward_body(x: &[f32], gradient: &[f32], out: &mut [f32]) {
     for ((out, &x), &gradient) in out.iter_mut().zip(x).zip(gradient) {
         let square = x * x;
@@ -180,10 +172,6 @@ fn backward_body(x: &[f32], gradient: &[f32], out: &mut [f32]) {
 
 /// `1 / (1 + exp(-u))`.
 #[inline(always)]
-#[expect(
-    clippy::inline_always,
-    reason = "must be compiled inside its caller's instruction set"
-)]
 fn logistic(u: f32) -> f32 {
     1.0 / (1.0 + exp(-u))
 }
@@ -192,10 +180,6 @@ fn logistic(u: f32) -> f32 {
 ///
 /// The polynomial is the Taylor series of degree 6 on |r| <= ln 2 / 2.
 #[inline(always)]
-#[expect(
-    clippy::inline_always,
-    reason = "must be compiled inside its caller's instruction set"
-)]
 fn exp(x: f32) -> f32 {
     /// 1.5 * 2^23: adding it rounds to an integer and leaves that integer in the low bits.
     const ROUND: f32 = 12_582_912.0;

@@ -27,8 +27,8 @@ const CONFIGS: [(&str, &str); 10] = [
     ),
     ("data/emoji.toml", include_str!("../../../configs/data/emoji.toml")),
     (
-        "data/emoji-64.toml",
-        include_str!("../../../configs/data/emoji-64.toml"),
+        "data/emoji-few.toml",
+        include_str!("../../../configs/data/emoji-few.toml"),
     ),
     (
         "encoders/smollm2-gemma3.toml",

@@ -65,11 +65,11 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let layout = FlatLayout::of(&model);
     checkpoint.check_layout(layout.entries())?;
     let model = load_for_drawing(&checkpoint.weights(args.weights)?, &layout, &config, model, &device);
+    std::fs::create_dir_all(&args.out).with_context(|| format!("creating {}", args.out.display()))?;
     let total = prompts.len();
     let pictures = Request::new(&model, &conditioner, &config, &device)
         .draw(prompts, 0, |done| eprintln!("drew {done}/{total} pictures"))?;
 
-    std::fs::create_dir_all(&args.out).with_context(|| format!("creating {}", args.out.display()))?;
     let mut images = Vec::new();
     for (i, picture) in pictures.iter().enumerate() {
         let path = args.out.join(format!("{i:04}.png"));
