@@ -48,7 +48,7 @@ fn two_epochs_hold_every_sample_twice() {
         .as_u64()
         .unwrap();
     assert!(
-        config.is_file() && rows % 12 == 0,
+        config.is_file() && rows.is_multiple_of(12),
         "{rows} rows are no whole number of batches of 12"
     );
     let steps = 2 * rows / 12;

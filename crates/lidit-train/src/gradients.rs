@@ -93,14 +93,14 @@ fn sum_of_squares(values: &Tensor<1>) -> f64 {
     if whole > 0 {
         let rows = squares
             .clone()
-            .slice([0..whole])
+            .narrow(0, 0, whole)
             .reshape([whole / ROW, ROW])
             .sum_dim(1)
             .reshape([whole / ROW]);
         sum += host(&rows).into_iter().map(f64::from).sum::<f64>();
     }
     if whole < len {
-        let rest = host(&squares.slice([whole..len]));
+        let rest = host(&squares.narrow(0, whole, len - whole));
         sum += rest.into_iter().map(f64::from).sum::<f64>();
     }
     sum

@@ -1,4 +1,4 @@
-//! AdamW in flat space.
+//! `AdamW` in flat space.
 
 use std::ops::Range;
 
@@ -91,16 +91,13 @@ impl FlatAdamW {
             second: Vec::with_capacity(self.own.len()),
         };
         for segment in &self.segments {
-            match &segment.state {
-                Some(state) => {
-                    moments.time = state.momentum.time;
-                    moments.first.extend(host(&state.momentum.moment_1));
-                    moments.second.extend(host(&state.momentum.moment_2));
-                }
-                None => {
-                    moments.first.resize(segment.range.end, 0.0);
-                    moments.second.resize(segment.range.end, 0.0);
-                }
+            if let Some(state) = &segment.state {
+                moments.time = state.momentum.time;
+                moments.first.extend(host(&state.momentum.moment_1));
+                moments.second.extend(host(&state.momentum.moment_2));
+            } else {
+                moments.first.resize(segment.range.end, 0.0);
+                moments.second.resize(segment.range.end, 0.0);
             }
         }
         moments

@@ -82,11 +82,8 @@ impl Stepper<'_> {
             state.step + 1
         );
         let lr = LrSchedule::new(&self.config.train).lr(state.step);
-        self.update(
-            state,
-            mean.mul_scalar(clip_factor(grad_norm, self.config.train.max_grad_norm)),
-            lr,
-        )?;
+        let clipped = mean.mul_scalar(clip_factor(grad_norm, self.config.train.max_grad_norm));
+        self.update(state, &clipped, lr)?;
         Ok(StepStats {
             loss,
             grad_norm,
@@ -129,8 +126,8 @@ impl Stepper<'_> {
         prompts.tokens.iter().map(|text| 3.0 * forward(text) as f64).sum()
     }
 
-    fn update(&self, state: &mut TrainState, gradient: Tensor<1>, lr: f64) -> Result<()> {
-        state.optimizer.step(lr, &gradient);
+    fn update(&self, state: &mut TrainState, gradient: &Tensor<1>, lr: f64) -> Result<()> {
+        state.optimizer.step(lr, gradient);
         for ema in &mut state.ema {
             ema.update(state.optimizer.masters(), self.config.train.global_batch);
         }

@@ -44,22 +44,30 @@ impl DeviceArg {
     ///
     /// # Errors
     /// The binary has no CUDA.
+    #[cfg(feature = "cuda")]
+    #[expect(clippy::unnecessary_wraps, reason = "fails where the binary has no CUDA")]
     pub fn open(self, local_rank: usize) -> Result<Device> {
+        Ok(match self {
+            Self::Cpu => Device::flex(),
+            Self::Cuda(index) => Device::cuda(index.unwrap_or(local_rank)),
+        })
+    }
+
+    /// Opens the device, without autodiff.
+    ///
+    /// # Errors
+    /// The binary has no CUDA.
+    #[cfg(not(feature = "cuda"))]
+    pub fn open(self, _local_rank: usize) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::flex()),
-            Self::Cuda(index) => cuda(index.unwrap_or(local_rank)),
+            Self::Cuda(_) => {
+                bail!(
+                    "this lidit was built without CUDA: build it with `bash launch/build-cuda.sh`, or use --device cpu"
+                )
+            }
         }
     }
-}
-
-#[cfg(feature = "cuda")]
-fn cuda(index: usize) -> Result<Device> {
-    Ok(Device::cuda(index))
-}
-
-#[cfg(not(feature = "cuda"))]
-fn cuda(_index: usize) -> Result<Device> {
-    bail!("this lidit was built without CUDA: build it with `bash launch/build-cuda.sh`, or use --device cpu")
 }
 
 #[cfg(test)]

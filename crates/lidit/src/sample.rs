@@ -21,7 +21,7 @@ pub struct Args {
     /// The run directory.
     #[arg(long, value_name = "DIR")]
     pub run: PathBuf,
-    /// raw, ema or ema:HALF_LIFE (in samples); ema is the one with the longest half-life.
+    /// `raw`, `ema` or `ema:HALF_LIFE` (in samples); `ema` is the one with the longest half-life.
     #[arg(long, default_value = "ema")]
     pub weights: Weights,
     /// What to draw; may be repeated [default: the run's own sample.prompts].
