@@ -11,8 +11,8 @@ use crate::norm::layer_norm;
 
 /// A 3 x 3 convolution with zero padding over a grid of tokens, in the type of its weight.
 ///
-/// Computed as one matrix product over the nine neighbours side by side: 2 times faster on the CPU, forward and
-/// backward, than burn's convolution, for nine times the input in memory, which is little beside one block.
+/// Computed as one matrix product over the nine neighbours side by side, so that forward and backward run at the speed
+/// of matrix products on every device. That takes nine times the input in memory, which is little beside one block.
 #[derive(Module, Debug)]
 pub struct Conv3x3 {
     /// `[out, in, 3, 3]`, rows before columns.
