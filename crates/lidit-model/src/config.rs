@@ -74,6 +74,11 @@ pub enum RefinerGate {
 pub enum InputNorm {
     /// `x / rms(x)` of each token, without a gain: the first token's norm is 5 to 50 times the others' and would drown them.
     Rms,
+    /// [`Rms`](Self::Rms), then each feature clipped to 3 and the token normalised again. One or two fixed features of
+    /// an LLM's states (massive activations, arXiv 2402.17762) hold up to 86 % of a token's energy: without the clip,
+    /// the pooled states of `a red apple` and `an elephant` have cosine 0.94 (`SmolLM2`) and 0.98 (`Gemma 3`), with it
+    /// 0.76 and 0.74.
+    RmsClipped,
     /// Nothing.
     None,
 }

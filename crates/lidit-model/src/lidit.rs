@@ -10,7 +10,7 @@ use crate::config::{Conditioning, Fusion, InputNorm, ModelConfig, Pooling, Refin
 use crate::final_layer::FinalLayer;
 use crate::initialize::initialize;
 use crate::linear::Linear;
-use crate::norm::{layer_norm, rms_norm};
+use crate::norm::{clipped_rms_norm, layer_norm, rms_norm};
 use crate::patchify::{Patchify, unpatchify};
 use crate::prompts::PromptBatch;
 use crate::refiner::TokenRefiner;
@@ -136,6 +136,7 @@ impl LiDit {
         for (encoder, prompt) in self.encoders.iter().zip(prompts) {
             let states = match self.input_norm {
                 InputNorm::Rms => rms_norm(prompt.states.clone()),
+                InputNorm::RmsClipped => clipped_rms_norm(prompt.states.clone()),
                 InputNorm::None => prompt.states.clone(),
             };
             let pooled = encoder.pooled.forward(prompt.pool(states.clone(), self.pooling)); // [B, D]

@@ -141,3 +141,78 @@ pub fn host(tensor: &Tensor<1>) -> Vec<f32> {
 pub fn upload(values: &[f32], device: &Device) -> Tensor<1> {
     Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
 }
+
+#[cfg(test)]
+mod tests {
+    use safetensors::SafeTensors;
+
+    use super::*;
+
+    /// Written by `tests/golden/generate.py` with `torch.optim.AdamW`.
+    fn golden() -> Vec<u8> {
+        std::fs::read(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../tests/golden/model/adamw.safetensors"
+        ))
+        .unwrap()
+    }
+
+    fn tensor(golden: &[u8], name: &str) -> Vec<f32> {
+        let tensors = SafeTensors::deserialize(golden).unwrap();
+        let data = tensors.tensor(name).unwrap().data().to_vec();
+        data.chunks_exact(4)
+            .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()))
+            .collect()
+    }
+
+    /// An optimizer over all of `masters`, split at `cut` into two segments of the same treatment.
+    fn optimizer(hyper: &[f32], masters: &[f32], cut: usize, device: &Device) -> FlatAdamW {
+        let adamw = AdamWConfig::new()
+            .with_beta_1(hyper[1])
+            .with_beta_2(hyper[2])
+            .with_epsilon(hyper[3])
+            .with_weight_decay(hyper[4])
+            .build();
+        let segment = |range: Range<usize>| Segment {
+            range,
+            adamw: adamw.clone(),
+            state: None,
+        };
+        FlatAdamW {
+            own: 0..masters.len(),
+            masters: upload(masters, device),
+            segments: vec![segment(0..cut), segment(cut..masters.len())],
+        }
+    }
+
+    #[test]
+    fn three_updates_equal_pytorchs_and_a_restored_optimizer_goes_on_alike() {
+        let (golden, device) = (golden(), Device::flex());
+        let (hyper, start) = (tensor(&golden, "in.hyper"), tensor(&golden, "in.param"));
+        let mut adamw = optimizer(&hyper, &start, start.len() / 3, &device);
+        for step in 1..=3 {
+            let gradient = upload(&tensor(&golden, &format!("in.grad.{step}")), &device);
+            adamw.step(f64::from(hyper[0]), &gradient);
+            let moments = adamw.moments();
+            let parts = [
+                ("params", host(adamw.masters())),
+                ("exp_avg", moments.first.clone()),
+                ("exp_avg_sq", moments.second.clone()),
+            ];
+            for (name, ours) in parts {
+                let theirs = tensor(&golden, &format!("out.{name}.{step}"));
+                for (a, b) in ours.iter().zip(&theirs) {
+                    assert!(
+                        (a - b).abs() <= 1e-6 + 1e-5 * b.abs(),
+                        "step {step}: {name} {a}, PyTorch {b}"
+                    );
+                }
+            }
+            assert_eq!(moments.time, step);
+            // From here on another optimizer with another split, restored from what a checkpoint stores.
+            let mut restored = optimizer(&hyper, &host(adamw.masters()), step, &device);
+            restored.restore(&moments, &device);
+            adamw = restored;
+        }
+    }
+}
