@@ -82,7 +82,7 @@ pub struct QkNorm {
 }
 
 impl QkNorm {
-    /// Norms over `head_dim`; [`initialize`](crate::initialize) sets the gains to one.
+    /// Norms over `head_dim`; [`initialize`](crate::initialize()) sets the gains to one.
     pub fn zeros(head_dim: usize, device: &Device) -> Self {
         Self {
             query: RmsNorm::zeros(head_dim, device),
@@ -129,7 +129,7 @@ pub struct CrossAttention {
 }
 
 impl SelfAttention {
-    /// An empty layer of `num_heads` heads; [`initialize`](crate::initialize) fills it.
+    /// An empty layer of `num_heads` heads; [`initialize`](crate::initialize()) fills it.
     pub fn zeros(hidden_size: usize, num_heads: usize, device: &Device) -> Self {
         let square = || Linear::zeros(hidden_size, hidden_size, device);
         Self {
@@ -151,7 +151,7 @@ impl SelfAttention {
 }
 
 impl CrossAttention {
-    /// An empty layer of `num_heads` heads; [`initialize`](crate::initialize) fills it.
+    /// An empty layer of `num_heads` heads; [`initialize`](crate::initialize()) fills it.
     pub fn zeros(hidden_size: usize, num_heads: usize, device: &Device) -> Self {
         let square = || Linear::zeros(hidden_size, hidden_size, device);
         Self {

@@ -28,7 +28,7 @@ pub struct LiDitBlock {
 }
 
 impl LiDitBlock {
-    /// An empty block; [`initialize`](crate::initialize) fills it.
+    /// An empty block; [`initialize`](crate::initialize()) fills it.
     pub fn zeros(config: &ModelConfig, device: &Device) -> Self {
         let (d, heads) = (config.hidden_size, config.num_heads);
         Self {

@@ -33,7 +33,7 @@ pub struct CollaborativeBranch {
 }
 
 impl CollaborativeRefiner {
-    /// An empty refiner of `num_branches` LLMs; [`initialize`](crate::initialize) fills it.
+    /// An empty refiner of `num_branches` LLMs; [`initialize`](crate::initialize()) fills it.
     pub fn zeros(config: &ModelConfig, num_branches: usize, device: &Device) -> Self {
         Self {
             branches: (0..num_branches)

@@ -17,7 +17,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// A layer from `num_inputs` to `num_outputs` features, all zero until [`initialize`](crate::initialize) fills it.
+    /// A layer from `num_inputs` to `num_outputs` features, all zero until [`initialize`](crate::initialize()) fills it.
     pub fn zeros(num_inputs: usize, num_outputs: usize, device: &Device) -> Self {
         Self {
             weight: lazy_zeros([num_inputs, num_outputs], device),

@@ -17,7 +17,7 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    /// An empty layer; [`initialize`](crate::initialize) fills it.
+    /// An empty layer; [`initialize`](crate::initialize()) fills it.
     pub fn zeros(hidden_size: usize, ratio: usize, device: &Device) -> Self {
         Self {
             linear_in: Linear::zeros(hidden_size, ratio * hidden_size, device),

@@ -19,7 +19,7 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
-    /// A norm over `num_features`; the gain is set to one by [`initialize`](crate::initialize).
+    /// A norm over `num_features`; the gain is set to one by [`initialize`](crate::initialize()).
     pub fn zeros(num_features: usize, device: &Device) -> Self {
         Self {
             gain: lazy_zeros([num_features], device),

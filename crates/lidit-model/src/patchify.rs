@@ -15,7 +15,7 @@ pub struct Patchify {
 }
 
 impl Patchify {
-    /// An empty layer; [`initialize`](crate::initialize) fills it.
+    /// An empty layer; [`initialize`](crate::initialize()) fills it.
     pub fn zeros(in_channels: usize, patch_size: usize, hidden_size: usize, device: &Device) -> Self {
         Self {
             linear: Linear::zeros(in_channels * patch_size * patch_size, hidden_size, device),

@@ -33,7 +33,7 @@ pub struct RefinerBlock {
 }
 
 impl TokenRefiner {
-    /// An empty refiner; [`initialize`](crate::initialize) fills it.
+    /// An empty refiner; [`initialize`](crate::initialize()) fills it.
     pub fn zeros(config: &ModelConfig, device: &Device) -> Self {
         Self {
             blocks: (0..config.refiner.blocks)
@@ -51,7 +51,7 @@ impl TokenRefiner {
 }
 
 impl RefinerBlock {
-    /// An empty block; [`initialize`](crate::initialize) fills it.
+    /// An empty block; [`initialize`](crate::initialize()) fills it.
     pub fn zeros(config: &ModelConfig, device: &Device) -> Self {
         let d = config.hidden_size;
         let gate = || match config.refiner.gate {

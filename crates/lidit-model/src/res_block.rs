@@ -22,7 +22,7 @@ pub struct Conv3x3 {
 }
 
 impl Conv3x3 {
-    /// An empty layer that keeps `channels`; [`initialize`](crate::initialize) fills it.
+    /// An empty layer that keeps `channels`; [`initialize`](crate::initialize()) fills it.
     pub fn zeros(channels: usize, device: &Device) -> Self {
         Self {
             weight: lazy_zeros([channels, channels, 3, 3], device),
@@ -59,7 +59,7 @@ pub struct ResBlock {
 }
 
 impl ResBlock {
-    /// An empty block; [`initialize`](crate::initialize) fills it.
+    /// An empty block; [`initialize`](crate::initialize()) fills it.
     pub fn zeros(hidden_size: usize, device: &Device) -> Self {
         Self {
             conv_in: Conv3x3::zeros(hidden_size, device),

@@ -32,7 +32,7 @@ pub struct TimestepEmbedder {
 }
 
 impl TimestepEmbedder {
-    /// An empty embedder; [`initialize`](crate::initialize) fills it.
+    /// An empty embedder; [`initialize`](crate::initialize()) fills it.
     pub fn zeros(hidden_size: usize, device: &Device) -> Self {
         Self {
             linear_in: Linear::zeros(FREQUENCIES, hidden_size, device),
@@ -57,7 +57,7 @@ pub struct PooledEmbedder {
 }
 
 impl PooledEmbedder {
-    /// An empty embedder; [`initialize`](crate::initialize) fills it.
+    /// An empty embedder; [`initialize`](crate::initialize()) fills it.
     pub fn zeros(context_dim: usize, hidden_size: usize, device: &Device) -> Self {
         Self {
             linear_in: Linear::zeros(context_dim, hidden_size, device),

@@ -1,74 +1,17 @@
 //! Checkpoints: a folder that exists when its manifest does.
 
-use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use safetensors::SafeTensors;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::digest::{hash_file, hex};
 use crate::layout::Entry;
+use crate::manifest::{FORMAT_VERSION, MANIFEST, MODEL_FILE, Manifest, ema_file};
 use crate::optimizer::Moments;
-
-/// Version of the checkpoint format.
-pub const FORMAT_VERSION: u32 = 1;
-
-/// Written last; a folder without it is not a checkpoint.
-pub const MANIFEST: &str = "manifest.json";
-
-/// The weights' file: named f32 tensors, from the masters.
-pub const MODEL_FILE: &str = "model.safetensors";
-
-/// What a checkpoint holds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Manifest {
-    /// Always [`FORMAT_VERSION`].
-    pub format_version: u32,
-    /// Version of the binary that wrote it.
-    pub lidit_version: String,
-    /// Optimizer steps made.
-    pub step: u64,
-    /// Ranks that wrote it. Any number reads it.
-    pub world_size: usize,
-    /// Where the sample stream stood.
-    pub data: DataPosition,
-    /// Fingerprints of the frozen encoders, in config order.
-    pub encoders: Vec<String>,
-    /// Half-lives of the stored weight averages, in samples.
-    pub ema_half_lives: Vec<u64>,
-    /// Flat space: names, shapes, offsets, groups.
-    pub layout: Vec<Entry>,
-    /// Every other file of the folder.
-    pub files: Vec<FileEntry>,
-}
-
-/// Where the sample stream stood when a checkpoint was written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataPosition {
-    /// Samples drawn from the stream.
-    pub position: u64,
-    /// Running digest of all sample ids drawn.
-    pub digest: String,
-    /// Digest of the data set's manifest.
-    pub dataset: String,
-}
-
-/// One file of a checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FileEntry {
-    /// Name inside the folder.
-    pub name: String,
-    /// Size in bytes.
-    pub bytes: u64,
-    /// SHA-256 of the content, hexadecimal.
-    pub sha256: String,
-}
 
 /// A complete checkpoint on disk.
 #[derive(Clone, Debug)]
@@ -317,16 +260,6 @@ impl OptimizerPart {
     }
 }
 
-/// The file of one weight average.
-pub fn ema_file(half_life: u64) -> String {
-    format!("ema-{half_life}.safetensors")
-}
-
-/// The file of one rank's optimizer state.
-pub fn optimizer_file(rank: usize) -> String {
-    format!("optimizer-{rank:04}.safetensors")
-}
-
 /// Which of a checkpoint's weights to use, as `--weights` names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weights {
@@ -368,50 +301,6 @@ impl Checkpoint {
             },
         }
     }
-}
-
-/// Size and SHA-256 of a file.
-pub fn hash_file(path: &Path) -> Result<(u64, String)> {
-    let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    let mut bytes = 0;
-    loop {
-        let read = file
-            .read(&mut buffer)
-            .with_context(|| format!("reading {}", path.display()))?;
-        if read == 0 {
-            return Ok((bytes, hex(&hasher.finalize())));
-        }
-        hasher.update(&buffer[..read]);
-        bytes += read as u64;
-    }
-}
-
-/// Writes `bytes` to `path` and waits until they are on the disk.
-pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    write().with_context(|| format!("writing {}", path.display()))
-}
-
-/// Waits until a folder's entries are on the disk.
-pub fn sync_folder(path: &Path) -> Result<()> {
-    File::open(path)
-        .and_then(|folder| folder.sync_all())
-        .with_context(|| format!("syncing folder {}", path.display()))
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn f32s(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {

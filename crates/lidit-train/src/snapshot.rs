@@ -8,11 +8,12 @@ use anyhow::{Context, Result, bail};
 use lidit_dist::World;
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::checkpoint::{
-    Checkpoint, DataPosition, FORMAT_VERSION, FileEntry, MANIFEST, MODEL_FILE, Manifest, OptimizerPart, ema_file,
-    hash_file, optimizer_file, sync_folder, write_durably,
-};
+use crate::checkpoint::{Checkpoint, OptimizerPart};
+use crate::digest::{hash_file, sync_folder, write_durably};
 use crate::layout::Entry;
+use crate::manifest::{
+    DataPosition, FORMAT_VERSION, FileEntry, MANIFEST, MODEL_FILE, Manifest, ema_file, optimizer_file,
+};
 
 /// A training state on the host, ready to be written.
 pub struct Snapshot {

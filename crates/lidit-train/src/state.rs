@@ -8,11 +8,13 @@ use lidit_dist::World;
 use lidit_model::LiDit;
 use sha2::{Digest, Sha256};
 
-use crate::checkpoint::{Checkpoint, DataPosition, OptimizerPart, hex};
+use crate::checkpoint::{Checkpoint, OptimizerPart};
 use crate::config::{RunConfig, Sharding, TrainConfig};
+use crate::digest::hex;
 use crate::ema::Ema;
 use crate::gradients::Ownership;
 use crate::layout::FlatLayout;
+use crate::manifest::DataPosition;
 use crate::optimizer::{FlatAdamW, host, upload};
 use crate::snapshot::Snapshot;
 

@@ -34,7 +34,7 @@ pub struct Args {
     /// A run's config, whose template (instruction, caption limit) is put around each prompt.
     #[arg(long)]
     pub config: Option<PathBuf>,
-    /// The file to write: hidden.0 [tokens, dim] f32 and ids.0 [tokens] i64 for the first prompt, and so on.
+    /// The file to write: `hidden.0 [tokens, dim]` f32 and `ids.0 [tokens]` i64 for the first prompt, and so on.
     #[arg(long, value_name = "FILE.safetensors")]
     pub out: PathBuf,
     /// cpu, cuda or cuda:NUMBER.
