@@ -16,7 +16,7 @@ pub const PIXEL_CHANNELS: usize = 3;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
-    /// Always [`FORMAT_VERSION`].
+    /// Always `FORMAT_VERSION` of this file.
     pub format_version: u32,
     /// Which pictures and captions.
     pub data: DataConfig,

@@ -17,7 +17,7 @@ pub const MODEL_FILE: &str = "model.safetensors";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// Always [`FORMAT_VERSION`].
+    /// Always `FORMAT_VERSION` of this file.
     pub format_version: u32,
     /// Version of the binary that wrote it.
     pub lidit_version: String,

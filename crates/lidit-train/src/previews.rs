@@ -79,7 +79,7 @@ pub fn real_picture(dataset: &Dataset, prompt: &str) -> Result<Option<RgbImage>>
         .map(Some)
 }
 
-/// Drawn pictures over the real ones, in rows of [`COLUMNS`].
+/// Drawn pictures over the real ones, in rows of eight.
 pub fn compare(prompts: &[String], drawn: &[RgbImage], real: &[Option<RgbImage>]) -> Result<RgbImage> {
     let mut rows = Vec::new();
     for start in (0..prompts.len()).step_by(COLUMNS) {
