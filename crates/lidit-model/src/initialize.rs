@@ -10,7 +10,7 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 /// | parameters | values |
 /// |---|---|
 /// | gains of norms | 1 |
-/// | biases | 0 |
+/// | biases | 0; patchify's normal, standard deviation 0.5 |
 /// | gates, modulation, final layer | 0 (adaLN-zero: blocks start as the identity) |
 /// | timestep embedder | normal, standard deviation 0.02 |
 /// | all other matrices and convolutions | Xavier uniform |
@@ -52,6 +52,11 @@ fn first_values(path: &str, shape: &[usize], rng: &mut ChaCha8Rng) -> Vec<f32> {
     };
     if has("gain") {
         return constant(1.0);
+    }
+    if path == "patchify.linear.bias" {
+        // The zero padding of the ResBlock's convolutions shows where the border is only in features that are not zero
+        // on average, and noise is: a token needs a constant part from the start.
+        return (0..num_elements).map(|_| 0.5 * normal(rng)).collect();
     }
     if has("bias") || has("gate") || has("modulation") || path.starts_with("final_layer.") {
         return constant(0.0);
@@ -145,6 +150,7 @@ mod tests {
         let is = |values: Vec<f32>, expected: f32| values.iter().all(|x| x.to_bits() == expected.to_bits());
         assert!(is(values(&block.self_attention.norm.query.gain), 1.0));
         assert!(is(values(&block.self_attention.query.bias), 0.0));
+        assert!(values(&model.patchify.linear.bias).iter().any(|x| x.abs() > 0.1));
         assert!(is(values(&block.mlp_modulation.linear.weight), 0.0));
         assert!(is(values(&model.final_layer.linear.weight), 0.0));
         assert!(is(values(&model.final_layer.modulation.weight), 0.0));
