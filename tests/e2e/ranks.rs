@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use crate::lidit::{debug_config, digest, json, losses, relative_l2, train, weights};
+use crate::lidit::{debug_config, digest, json, losses, relative_l2, run as run_lidit, stderr, train, weights};
 
 /// The bounds hold over this many steps.
 const STEPS: &str = "train.steps=50";
 
-fn launch(dir: &Path, ranks: &str, extra: &[&str]) {
+/// Trains the debug run in `dir` with several ranks and `extra` arguments; the launcher must exit with `code`.
+fn launch(dir: &Path, ranks: &str, extra: &[&str], code: i32) {
     let config = debug_config();
     let (config, dir) = (config.to_str().unwrap(), dir.to_str().unwrap());
     // `--json` comes before the `--` that separates the inner command.
@@ -21,12 +22,10 @@ fn launch(dir: &Path, ranks: &str, extra: &[&str]) {
         config,
         "--run-dir",
         dir,
-        "--set",
-        STEPS,
     ];
     args.extend(extra);
-    let output = crate::lidit::run(&args);
-    assert_eq!(output.status.code(), Some(0), "{}", crate::lidit::stderr(&output));
+    let output = run_lidit(&args);
+    assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
 }
 
 fn assert_same_training(a: &Path, b: &Path) {
@@ -41,13 +40,15 @@ fn assert_same_training(a: &Path, b: &Path) {
 fn two_and_three_ranks_train_what_one_trains_sharded_or_not() {
     let dir = tempfile::tempdir().unwrap();
     let run = |name: &str| dir.path().join(name);
+    let zero1 = ["--set", STEPS, "--set", "train.sharding=\"zero1\""];
     train(&run("one"), &["--set", STEPS], 0);
-    launch(&run("two"), "2", &[]);
-    launch(&run("two-zero1"), "2", &["--set", "train.sharding=\"zero1\""]);
+    launch(&run("two"), "2", &["--set", STEPS], 0);
+    launch(&run("two-zero1"), "2", &zero1, 0);
     launch(
         &run("three-zero1"),
         "3",
-        &["--set", "train.sharding=\"zero1\"", "--set", "train.micro_batch=3"],
+        &[zero1.as_slice(), &["--set", "train.micro_batch=3"]].concat(),
+        0,
     );
     for name in ["two", "two-zero1", "three-zero1"] {
         assert_same_training(&run(name), &run("one"));
@@ -64,18 +65,7 @@ fn a_run_goes_on_with_another_number_of_ranks() {
     let dir = tempfile::tempdir().unwrap();
     let run = |name: &str| dir.path().join(name);
     train(&run("one"), &["--set", STEPS], 0);
-    let config = debug_config();
-    let moved = run("moved");
-    let args = [
-        "--json",
-        "launch",
-        "--nproc",
-        "2",
-        "--",
-        "train",
-        config.to_str().unwrap(),
-        "--run-dir",
-        moved.to_str().unwrap(),
+    let zero1 = [
         "--set",
         STEPS,
         "--set",
@@ -83,9 +73,9 @@ fn a_run_goes_on_with_another_number_of_ranks() {
         "--set",
         "train.sharding=\"zero1\"",
     ];
-    assert_eq!(crate::lidit::run(&args).status.code(), Some(75));
-    train(&moved, &["--resume"], 0);
-    assert_same_training(&moved, &run("one"));
+    launch(&run("moved"), "2", &zero1, 75);
+    train(&run("moved"), &["--resume"], 0);
+    assert_same_training(&run("moved"), &run("one"));
 }
 
 #[test]
@@ -93,20 +83,7 @@ fn the_same_ranks_train_the_same_bits() {
     let dir = tempfile::tempdir().unwrap();
     let run = |name: &str| dir.path().join(name);
     for name in ["a", "b"] {
-        let config = debug_config();
-        let path = run(name);
-        let args = [
-            "--json",
-            "launch",
-            "--nproc",
-            "2",
-            "--",
-            "train",
-            config.to_str().unwrap(),
-            "--run-dir",
-            path.to_str().unwrap(),
-        ];
-        assert_eq!(crate::lidit::run(&args).status.code(), Some(0));
+        launch(&run(name), "2", &[], 0);
     }
     assert_eq!(digest(&run("a")), digest(&run("b")));
     let report = json(&["checkpoint", "list", run("a").to_str().unwrap()], 0);
