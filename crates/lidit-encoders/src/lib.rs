@@ -19,7 +19,7 @@ mod vocabulary;
 pub use decoder_config::{Activation, DecoderConfig, LayerAttention, LlmArchitecture};
 pub use error::EncoderError;
 pub use llm::Llm;
-pub use prompt_encoder::{LlmConfig, Precision, PromptEncoder, PromptStates};
+pub use prompt_encoder::{LlmConfig, Precision, Prefix, PromptEncoder, PromptStates};
 pub use template::{Instruction, Prompt, TemplateConfig};
 pub use tokenizer::{Segment, Token, Tokenizer};
 pub use vocabulary::Scheme;

@@ -42,7 +42,17 @@ pub struct PromptEncoder {
     llm: Llm,
     tokenizer: Tokenizer,
     template: TemplateConfig,
+    prefix: Prefix,
     fingerprint: String,
+}
+
+/// What every prompt begins with, computed once: the tokens and states of the text before the caption.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Prefix {
+    /// The tokens, BOS included.
+    pub ids: Vec<u32>,
+    /// `[ids.len(), dim]`, row-major.
+    pub states: Vec<f32>,
 }
 
 /// A prompt's states, on the host, without padding.
@@ -54,6 +64,8 @@ pub struct PromptStates {
     pub states: Vec<f32>,
     /// Width of a state.
     pub dim: usize,
+    /// How many leading tokens are those of [`PromptEncoder::prefix`]; their states are its states, bit for bit.
+    pub shared: usize,
     /// The tokens that contain at least one byte of the caption.
     pub caption: Range<usize>,
     /// Caption tokens that the template's limit cut off.
@@ -97,6 +109,7 @@ impl PromptEncoder {
             llm,
             tokenizer,
             template,
+            prefix: Prefix::default(),
             fingerprint: fingerprint(&parts),
         })
     }
@@ -109,6 +122,11 @@ impl PromptEncoder {
     /// The decoder.
     pub fn llm(&self) -> &Llm {
         &self.llm
+    }
+
+    /// What prompts share; empty where nothing is reused.
+    pub fn prefix(&self) -> &Prefix {
+        &self.prefix
     }
 
     /// SHA-256 over everything that determines the states: weights, architecture, template, layer,
@@ -157,6 +175,7 @@ impl PromptEncoder {
             ids: prompt.ids,
             states,
             dim,
+            shared: 0,
             caption: prompt.caption,
             num_cut: prompt.num_cut,
         });
