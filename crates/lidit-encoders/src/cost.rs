@@ -1,6 +1,6 @@
 //! The price of a frozen LLM: parameters and arithmetic, from its shape alone.
 
-use crate::DecoderConfig;
+use crate::LlmShape;
 
 /// What computing states up to a layer takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub struct LlmCost {
 
 impl LlmCost {
     /// The price of the first `depth` layers.
-    pub fn new(config: &DecoderConfig, depth: usize) -> Self {
+    pub fn new(config: &LlmShape, depth: usize) -> Self {
         let [d, head] = [config.hidden_size as u64, config.head_dim as u64];
         let norms = if config.output_norms { 4 * d } else { 2 * d };
         let head_norms = if config.qk_norm { 2 * head } else { 0 };
@@ -27,30 +27,31 @@ impl LlmCost {
 
 /// Floating-point operations for one prompt of `num_tokens` tokens through `depth` layers: two for each
 /// multiply-add of the matrix products, scores and mixing included, as computed (the mask saves nothing).
-pub fn flops(config: &DecoderConfig, depth: usize, num_tokens: usize) -> u64 {
+pub fn flops(config: &LlmShape, depth: usize, num_tokens: usize) -> u64 {
     let n = num_tokens as u64;
     let attention = 2 * n * n * (config.num_heads * config.head_dim) as u64;
     2 * depth as u64 * (n * matrices(config) + attention)
 }
 
 /// Weights in one layer's matrices.
-fn matrices(config: &DecoderConfig) -> u64 {
+fn matrices(config: &LlmShape) -> u64 {
     let heads = 2 * config.num_heads + 2 * config.num_kv_heads;
-    (config.hidden_size * (heads * config.head_dim + 3 * config.mlp_size)) as u64
+    let mlp = if config.gated { 3 } else { 2 };
+    (config.hidden_size * (heads * config.head_dim + mlp * config.mlp_size)) as u64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Activation, LayerAttention, LlmArchitecture};
+    use crate::{Activation, Biases, LayerAttention, LlmArchitecture, Position};
 
     #[test]
     fn smollm2_has_its_published_parameters() {
         let layer = LayerAttention {
-            rope_base: 1e5,
+            frequencies: Vec::new(),
             window: None,
         };
-        let config = DecoderConfig {
+        let config = LlmShape {
             architecture: LlmArchitecture::Llama,
             vocab_size: 49_152,
             hidden_size: 576,
@@ -60,10 +61,14 @@ mod tests {
             mlp_size: 1536,
             norm_eps: 1e-5,
             activation: Activation::Silu,
+            gated: true,
             embedding_scale: 1.0,
             score_scale: 0.125,
+            score_cap: None,
             qk_norm: false,
             output_norms: false,
+            biases: Biases::default(),
+            position: Position::Rotary,
             layers: vec![layer; 30],
         };
         let cost = LlmCost::new(&config, 30);

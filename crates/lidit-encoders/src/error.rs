@@ -14,11 +14,13 @@ pub enum EncoderError {
         /// The system's reason.
         source: io::Error,
     },
-    /// The bytes are not a GGUF file that the reader understands.
-    #[error("`{path}` is not a readable GGUF file ({reason}): fetch or convert it again")]
+    /// The bytes are not what the file should be.
+    #[error("`{path}` is not a readable {format} file ({reason}): fetch or convert it again")]
     Malformed {
         /// The file.
         path: PathBuf,
+        /// What it should be.
+        format: &'static str,
         /// What the reader met.
         reason: String,
     },
@@ -72,6 +74,24 @@ pub enum EncoderError {
         /// Shape in the file, outermost dimension first.
         found: Vec<usize>,
     },
+    /// A tensor of a type that weights don't have, such as whole numbers.
+    #[error("`{path}`: tensor `{tensor}` has type {found}; weights are F32, F16 or BF16")]
+    TensorType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        found: String,
+    },
+    /// A folder without weights that can be read.
+    #[error(
+        "`{folder}` has neither `model.safetensors` nor `model.safetensors.index.json`: save the model with safetensors (pickled `.bin` files are not read)"
+    )]
+    NoWeights {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// A tensor that the architecture does not know: ignoring it would give wrong states in silence.
     #[error("`{path}`: tensor `{tensor}` is unknown to architecture `{architecture}`")]
     UnknownTensor {
@@ -83,12 +103,14 @@ pub enum EncoderError {
         architecture: String,
     },
     /// The file's architecture is none of [`crate::LlmArchitecture`].
-    #[error("`{path}`: unknown architecture `{architecture}`; known are llama, gemma3")]
+    #[error("`{path}`: unknown architecture `{architecture}`; known are {known}")]
     Architecture {
         /// The file.
         path: PathBuf,
         /// The architecture as the file names it.
         architecture: String,
+        /// Those that could be loaded from such a file.
+        known: String,
     },
     /// The file's tokenizer is of an unknown kind or contradicts itself.
     #[error("`{path}`: tokenizer: {reason}")]
@@ -126,6 +148,12 @@ pub enum EncoderError {
         layer: i32,
         /// Layers of the model.
         num_layers: usize,
+    },
+    /// A config that names both one layer and a mixture, or neither.
+    #[error("model `{model}` needs either layer = K or layers = \"mean\"")]
+    LayerChoice {
+        /// The model.
+        model: String,
     },
     /// A raw token id beyond the embedding.
     #[error("token id {id} is out of range: the embedding has {rows} rows")]

@@ -1,15 +1,13 @@
 //! GGUF files: metadata and tensors, through candle's reader and dequantiser, whose types stay in this file.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use candle_core::quantized::QTensor;
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{Device, Tensor};
-use sha2::{Digest, Sha256};
 
 use crate::EncoderError;
 
@@ -18,7 +16,6 @@ pub struct GgufFile {
     path: PathBuf,
     reader: RefCell<BufReader<File>>,
     content: Content,
-    taken: RefCell<BTreeSet<String>>,
 }
 
 impl GgufFile {
@@ -33,13 +30,13 @@ impl GgufFile {
         let mut reader = BufReader::with_capacity(1 << 18, file);
         let content = Content::read(&mut reader).map_err(|e| EncoderError::Malformed {
             path: path.to_owned(),
+            format: "GGUF",
             reason: first_line(&e),
         })?;
         let file = Self {
             path: path.to_owned(),
             reader: RefCell::new(reader),
             content,
-            taken: RefCell::default(),
         };
         file.check_extents(len)?;
         Ok(file)
@@ -55,81 +52,42 @@ impl GgufFile {
         self.content.tensor_infos.contains_key(name)
     }
 
-    /// A tensor as f32 in row-major order; `shape` has the outermost dimension first.
-    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, EncoderError> {
+    /// The names of all tensors, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.content.tensor_infos.keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    /// A tensor as f32 in row-major order.
+    pub fn tensor(&self, name: &str) -> Result<Vec<f32>, EncoderError> {
         let malformed = |e| self.malformed(name, &e);
-        self.read(name, shape)?
+        self.read(name)?
             .dequantize(&Device::Cpu)
             .and_then(|t| t.flatten_all()?.to_vec1())
             .map_err(malformed)
     }
 
     /// A two-dimensional tensor that stays quantised; its rows are dequantised when gathered.
-    pub fn table(&self, name: &str, shape: [usize; 2]) -> Result<QuantizedTable, EncoderError> {
+    pub fn table(&self, name: &str) -> Result<QuantizedTable, EncoderError> {
         Ok(QuantizedTable {
-            tensor: self.read(name, &shape)?,
+            tensor: self.read(name)?,
         })
     }
 
-    /// The shape of a tensor, outermost dimension first.
-    pub fn shape(&self, name: &str) -> Result<Vec<usize>, EncoderError> {
-        let info = self.content.tensor_infos.get(name);
-        let info = info.ok_or_else(|| EncoderError::MissingTensor {
-            path: self.path.clone(),
-            tensor: name.to_owned(),
-        })?;
-        Ok(info.shape.dims().to_vec())
+    /// The shape of a tensor, outermost dimension first, if it is here.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        let info = self.content.tensor_infos.get(name)?;
+        Some(info.shape.dims().to_vec())
     }
 
-    /// Marks tensors as known but not needed: unread layers, the output head.
-    pub fn ignore(&self, unneeded: impl Fn(&str) -> bool) {
-        let names = self.content.tensor_infos.keys();
-        let unneeded = names.filter(|name| unneeded(name)).cloned();
-        self.taken.borrow_mut().extend(unneeded);
-    }
-
-    /// A tensor that was neither read nor ignored, if there is one.
-    pub fn unread_tensor(&self) -> Option<String> {
-        let taken = self.taken.borrow();
-        let mut unread: Vec<_> = self
-            .content
-            .tensor_infos
-            .keys()
-            .filter(|name| !taken.contains(*name))
-            .collect();
-        unread.sort();
-        unread.first().map(|name| (*name).clone())
-    }
-
-    /// SHA-256 of the whole file, hexadecimal.
-    pub fn digest(&self) -> Result<String, EncoderError> {
-        let io = |source| EncoderError::Io {
-            path: self.path.clone(),
-            source,
-        };
-        let mut file = File::open(&self.path).map_err(io)?;
-        let mut buffer = vec![0; 1 << 20];
-        let mut hash = Sha256::new();
-        loop {
-            let read = file.read(&mut buffer).map_err(io)?;
-            if read == 0 {
-                return Ok(hex(&hash.finalize()));
-            }
-            hash.update(&buffer[..read]);
-        }
-    }
-
-    fn read(&self, name: &str, shape: &[usize]) -> Result<QTensor, EncoderError> {
-        let found = self.shape(name)?;
-        if found != shape {
-            return Err(EncoderError::TensorShape {
+    fn read(&self, name: &str) -> Result<QTensor, EncoderError> {
+        if !self.has_tensor(name) {
+            return Err(EncoderError::MissingTensor {
                 path: self.path.clone(),
                 tensor: name.to_owned(),
-                expected: shape.to_vec(),
-                found,
             });
         }
-        self.taken.borrow_mut().insert(name.to_owned());
         let mut reader = self.reader.borrow_mut();
         let tensor = self.content.tensor(&mut *reader, name, &Device::Cpu);
         tensor.map_err(|e| self.malformed(name, &e))
@@ -168,6 +126,7 @@ impl GgufFile {
     fn malformed(&self, tensor: &str, error: &candle_core::Error) -> EncoderError {
         EncoderError::Malformed {
             path: self.path.clone(),
+            format: "GGUF",
             reason: format!("tensor `{tensor}`: {}", first_line(error)),
         }
     }
@@ -263,7 +222,7 @@ impl GgufFile {
     }
 }
 
-/// A quantised table that stays so in memory: Gemma's embedding takes 178 MB in `Q8_0`, 671 MB in f32.
+/// A quantised table that stays so in memory.
 pub struct QuantizedTable {
     tensor: QTensor,
 }
@@ -279,26 +238,13 @@ impl QuantizedTable {
         self.tensor.storage_size_in_bytes()
     }
 
-    /// The rows of `ids`, dequantised, row-major: `[ids, columns]`.
+    /// The rows of `ids`, which are below `num_rows`, dequantised, row-major: `[ids, columns]`.
     pub fn gather(&self, ids: &[u32]) -> Result<Vec<f32>, EncoderError> {
-        let rows = self.num_rows();
-        if let Some(&id) = ids.iter().find(|&&id| id as usize >= rows) {
-            return Err(EncoderError::TokenId { id, rows });
-        }
         let rows = Tensor::new(ids, &Device::Cpu)
             .and_then(|ids| self.tensor.embedding(&ids))
             .and_then(|t| t.flatten_all()?.to_vec1());
         rows.map_err(|e| EncoderError::Device { reason: first_line(&e) })
     }
-}
-
-/// Lower-case hexadecimal digits of `bytes`.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 fn list<T>(value: &Value, convert: impl Fn(&Value) -> Option<T>) -> Option<Vec<T>> {

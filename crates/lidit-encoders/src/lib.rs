@@ -2,24 +2,46 @@
 //!
 //! [`PromptEncoder`] joins the parts: a [`TemplateConfig`] puts the paper's instruction before the caption, a
 //! [`Tokenizer`] turns the prompt into ids, an [`Llm`] computes the states. Weights and tokenizer come from one
-//! GGUF file. Nothing here is trained, and nothing here knows the network that reads the states.
+//! GGUF file or from a folder in the Hugging Face layout. Nothing here is trained, and nothing here knows the network
+//! that reads the states.
 
+mod architecture;
+mod config_json;
 pub mod cost;
-mod decoder_config;
-mod decoder_layer;
+mod embedding;
+mod encoder_spec;
 mod error;
+mod frequencies;
 pub mod gguf;
+mod gguf_shape;
+mod hf_shape;
+mod layer;
+mod layer_choice;
 mod llm;
+mod model_files;
+mod model_folder;
+mod plain;
 mod prompt_encoder;
+mod relative_bias;
 mod rope;
+mod safetensors_file;
+mod shape;
+mod stored;
 mod template;
+mod tensor_names;
 mod tokenizer;
 mod vocabulary;
+mod weights;
+mod weights_digest;
 
-pub use decoder_config::{Activation, DecoderConfig, LayerAttention, LlmArchitecture};
+pub use architecture::LlmArchitecture;
+pub use encoder_spec::{EncoderSpec, Precision};
 pub use error::EncoderError;
-pub use llm::Llm;
-pub use prompt_encoder::{LlmConfig, Precision, Prefix, PromptEncoder, PromptStates};
+pub use layer_choice::{LayerChoice, Layers, LlmConfig};
+pub use llm::{Beginning, Llm, Shared};
+pub use model_files::ModelFiles;
+pub use prompt_encoder::{Prefix, PromptEncoder, PromptStates};
+pub use shape::{Activation, Biases, LayerAttention, LlmShape, Position};
 pub use template::{Instruction, Prompt, TemplateConfig};
 pub use tokenizer::{Segment, Token, Tokenizer};
 pub use vocabulary::Scheme;

@@ -1,63 +1,84 @@
-//! A frozen decoder, up to the layer whose states are asked for.
+//! A frozen language model, up to the layer whose states are asked for.
 
+use crate::plain::AttentionMask;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-use crate::decoder_config::{DecoderConfig, LayerAttention};
-use crate::decoder_layer::{Attention, DecoderLayer, GatedMlp, Linear, Positions, RmsNorm};
-use crate::gguf::{GgufFile, QuantizedTable};
-use crate::rope::unpermute;
-use crate::{EncoderError, LlmArchitecture, Precision};
+use crate::embedding::EmbeddingTable;
+use crate::layer::{KeysValues, Layer, Positions, RmsNorm};
+use crate::model_files::ModelFiles;
+use crate::relative_bias::RelativeBias;
+use crate::rope::Rope;
+use crate::shape::{LayerAttention, LlmShape, Position};
+use crate::weights::Weights;
+use crate::{EncoderError, LayerChoice, Precision};
 
-/// A decoder without its head. Layers after the one asked for are neither loaded nor computed.
+/// Added to the variance where the layers are averaged.
+const MEAN_EPS: f32 = 1e-5;
+
+/// A language model without its head. Layers after the one asked for are neither loaded nor computed.
 pub struct Llm {
-    config: DecoderConfig,
-    embedding: QuantizedTable,
-    layers: Vec<DecoderLayer>,
+    shape: LlmShape,
+    embedding: EmbeddingTable,
+    layers: Vec<Layer>,
+    /// For each layer the table of its biases by distance; empty where positions rotate.
+    relative_biases: Vec<RelativeBias>,
     final_norm: Option<RmsNorm>,
+    is_mean: bool,
     device: Device,
 }
 
+/// What prompts begin with: tokens, and what every layer made of them.
+pub struct Beginning {
+    /// The tokens.
+    pub ids: Vec<u32>,
+    /// `[ids.len(), hidden_size]`, row-major, on the host.
+    pub states: Vec<f32>,
+    layers: Vec<KeysValues>,
+}
+
+/// Leading tokens of a [`Beginning`] that all prompts of a batch share.
+#[derive(Clone, Copy)]
+pub struct Shared<'a> {
+    /// Where they come from.
+    pub beginning: &'a Beginning,
+    /// How many.
+    pub count: usize,
+}
+
 impl Llm {
-    /// Reads the weights from a GGUF file, one tensor at a time.
-    ///
-    /// `layer` is Hugging Face's index into `hidden_states`: 0 the embedding, `k` the output of block `k`, the
-    /// last one after the final norm; negative ones count from the end.
-    pub fn from_gguf(file: &GgufFile, layer: i32, precision: Precision, device: &Device) -> Result<Self, EncoderError> {
-        let config = DecoderConfig::from_gguf(file)?;
-        let depth = config.resolve_layer(layer)?;
-        let weights = GgufWeights {
-            file,
-            config: &config,
-            precision,
-            device,
-        };
-        let embedding = file.table("token_embd.weight", [config.vocab_size, config.hidden_size])?;
+    /// Reads the weights, one tensor at a time.
+    pub fn load(
+        files: &ModelFiles,
+        choice: LayerChoice,
+        precision: Precision,
+        device: &Device,
+    ) -> Result<Self, EncoderError> {
+        let shape = files.shape()?;
+        let depth = choice.depth(&shape)?;
+        let weights = Weights::new(files, &shape, precision, device);
+        let embedding = weights.embedding()?;
         let layers = (0..depth).map(|index| weights.layer(index)).collect::<Result<_, _>>()?;
-        let final_norm = if depth == config.num_layers() {
-            Some(weights.norm("output_norm.weight", config.hidden_size)?)
+        let relative_biases = relative_biases(&weights, &shape, depth)?;
+        let final_norm = if depth == shape.num_layers() {
+            Some(weights.final_norm()?)
         } else {
             None
         };
-        file.ignore(|name| name == "output.weight" || name == "output_norm.weight" || is_block_from(depth, name));
-        if let Some(tensor) = file.unread_tensor() {
-            return Err(EncoderError::UnknownTensor {
-                path: file.path().to_owned(),
-                tensor,
-                architecture: config.architecture.name().into(),
-            });
-        }
+        weights.refuse_unknown(depth)?;
         Ok(Self {
-            config,
             embedding,
             layers,
+            relative_biases,
             final_norm,
+            is_mean: choice == LayerChoice::Mean,
             device: device.clone(),
+            shape,
         })
     }
 
     /// The shape.
-    pub fn config(&self) -> &DecoderConfig {
-        &self.config
+    pub fn shape(&self) -> &LlmShape {
+        &self.shape
     }
 
     /// Number of layers that are computed.
@@ -65,144 +86,154 @@ impl Llm {
         self.layers.len()
     }
 
-    /// The states of a batch of prompts, each `[tokens, hidden_size]`, row-major, on the host.
+    /// The states of a batch of prompts, each `[tokens, hidden_size]`, row-major, on the host. With `shared`, `prompts`
+    /// are what follows the shared tokens, and so are the states.
     ///
     /// Prompts are padded on the right to the longest; the padding is cut off again.
-    pub fn forward(&self, prompts: &[&[u32]]) -> Result<Vec<Vec<f32>>, EncoderError> {
+    pub fn forward(&self, prompts: &[&[u32]], shared: Option<Shared>) -> Result<Vec<Vec<f32>>, EncoderError> {
         let len = prompts.iter().map(|ids| ids.len()).max().unwrap_or(0);
         if len == 0 {
             return Ok(vec![Vec::new(); prompts.len()]);
         }
-        let positions = self.positions(len);
-        let mut x = self.embed(prompts, len)?; // [B * T, D]
-        for (layer, &kind) in self.layers.iter().zip(&positions.kinds) {
-            x = layer.forward(x, &self.config, &positions.distinct[kind]);
-        }
-        if let Some(norm) = &self.final_norm {
-            x = norm.forward(x);
-        }
-        let states = x
-            .try_into_data()
-            .map_err(|e| EncoderError::Device { reason: e.to_string() })?;
-        let states = states
-            .try_into_vec::<f32>()
-            .map_err(|e| EncoderError::Device { reason: e.to_string() })?;
-        let dim = self.config.hidden_size;
+        let (states, _) = self.run(prompts, len, shared)?;
+        let dim = self.shape.hidden_size;
         let rows = states.chunks(len * dim).zip(prompts);
         Ok(rows.map(|(rows, ids)| rows[..ids.len() * dim].to_vec()).collect())
     }
 
+    /// Computes once what prompts begin with.
+    pub fn begin(&self, ids: &[u32]) -> Result<Beginning, EncoderError> {
+        let (states, layers) = if ids.is_empty() {
+            Default::default()
+        } else {
+            self.run(&[ids], ids.len(), None)?
+        };
+        Ok(Beginning {
+            ids: ids.to_vec(),
+            states,
+            layers,
+        })
+    }
+
+    /// `[B * T, D]` on the host, and the first prompt's keys and values of every layer.
+    fn run(
+        &self,
+        prompts: &[&[u32]],
+        len: usize,
+        shared: Option<Shared>,
+    ) -> Result<(Vec<f32>, Vec<KeysValues>), EncoderError> {
+        let kinds = self.kinds(prompts, len, shared);
+        let mut x = self.embed(prompts, len)?; // [B * T, D]
+        let mut sum: Option<Tensor<2>> = None;
+        let mut keys_values = Vec::with_capacity(self.depth());
+        for (index, layer) in self.layers.iter().enumerate() {
+            let before = shared.filter(|shared| shared.count > 0);
+            let before = before.map(|shared| shared.beginning.layers[index].first(shared.count));
+            let (y, own) = layer.forward(x, prompts.len(), &self.shape, kinds.of(index), before);
+            keys_values.push(own);
+            x = y;
+            if self.is_mean && index + 1 < self.shape.num_layers() {
+                sum = Some(add(sum, layer_norm(x.clone())));
+            }
+        }
+        if let Some(norm) = &self.final_norm {
+            x = norm.forward(x);
+        }
+        if self.is_mean {
+            x = add(sum, layer_norm(x)) / self.depth() as f32;
+        }
+        let wrong = |e: String| EncoderError::Device { reason: e };
+        let states = x.try_into_data().map_err(|e| wrong(e.to_string()))?;
+        let states = states.try_into_vec::<f32>().map_err(|e| wrong(e.to_string()))?;
+        Ok((states, keys_values))
+    }
+
     fn embed(&self, prompts: &[&[u32]], len: usize) -> Result<Tensor<2>, EncoderError> {
-        let dim = self.config.hidden_size;
+        let dim = self.shape.hidden_size;
         let mut rows = Vec::with_capacity(prompts.len() * len * dim);
-        for ids in prompts {
+        for (index, ids) in prompts.iter().enumerate() {
             rows.extend(self.embedding.gather(ids)?);
-            rows.resize(rows.len().next_multiple_of(len * dim), 0.0);
+            rows.resize((index + 1) * len * dim, 0.0);
         }
         let data = TensorData::new(rows, [prompts.len() * len, dim]);
         let x = Tensor::from_data(data, (&self.device, DType::F32));
-        Ok(x * self.config.embedding_scale)
+        Ok(x * self.shape.embedding_scale)
     }
 
-    fn positions(&self, len: usize) -> LayerPositions {
-        let mut distinct: Vec<LayerAttention> = Vec::new();
-        let kinds = self.config.layers.iter().map(|layer| {
-            let known = distinct.iter().position(|known| known == layer);
-            known.unwrap_or_else(|| {
-                distinct.push(*layer);
+    /// What the layers' attentions need to know of a batch, once for each kind of layer.
+    fn kinds(&self, prompts: &[&[u32]], len: usize, shared: Option<Shared>) -> Kinds {
+        let num_shared = shared.map_or(0, |shared| shared.count);
+        let mut distinct: Vec<(&LayerAttention, Option<&RelativeBias>)> = Vec::new();
+        let of_layer = (0..self.depth()).map(|index| {
+            let bias = self.relative_biases.get(index);
+            let kind = (&self.shape.layers[index], bias);
+            let same = |known: &(&LayerAttention, Option<&RelativeBias>)| *known == kind;
+            distinct.iter().position(same).unwrap_or_else(|| {
+                distinct.push(kind);
                 distinct.len() - 1
             })
         });
-        let kinds = kinds.collect();
-        let positions = |layer: &LayerAttention| Positions::new(*layer, &self.config, len, &self.device);
-        LayerPositions {
-            kinds,
-            distinct: distinct.iter().map(positions).collect(),
+        let of_layer = of_layer.collect();
+        let positions = |(layer, bias): &(&LayerAttention, Option<&RelativeBias>)| Positions {
+            rope: (!layer.frequencies.is_empty()).then(|| Rope::new(&layer.frequencies, num_shared, len, &self.device)),
+            bias: bias.map(|bias| bias.scores(len, &self.device)),
+            mask: AttentionMask {
+                causal: self.shape.is_causal(),
+                window: layer.window,
+                lengths: prompts.iter().map(|ids| ids.len()).collect(),
+                shared: vec![num_shared; prompts.len()],
+                scale: self.shape.score_scale,
+                softcap: self.shape.score_cap,
+            },
+        };
+        Kinds {
+            of_layer,
+            positions: distinct.iter().map(positions).collect(),
         }
     }
 }
 
-/// Tables and masks of a batch: most layers share theirs.
-struct LayerPositions {
-    /// For each layer an index into `distinct`.
-    kinds: Vec<usize>,
-    distinct: Vec<Positions>,
+/// The kinds of layers in a batch: most share theirs.
+struct Kinds {
+    /// For each layer an index into `positions`.
+    of_layer: Vec<usize>,
+    positions: Vec<Positions>,
 }
 
-/// Reads layers by the names that GGUF gives their tensors.
-struct GgufWeights<'a> {
-    file: &'a GgufFile,
-    config: &'a DecoderConfig,
-    precision: Precision,
-    device: &'a Device,
-}
-
-impl GgufWeights<'_> {
-    fn layer(&self, index: usize) -> Result<DecoderLayer, EncoderError> {
-        let config = self.config;
-        let name = |part: &str| format!("blk.{index}.{part}.weight");
-        let norm = |part| self.norm(&name(part), config.hidden_size);
-        let output_norm = |part| config.output_norms.then(|| norm(part)).transpose();
-        let linear = |part, num_out, num_in| self.linear(&name(part), [num_out, num_in]);
-        Ok(DecoderLayer {
-            attention_norm: norm("attn_norm")?,
-            attention: self.attention(name)?,
-            attention_output_norm: output_norm("post_attention_norm")?,
-            mlp_norm: norm("ffn_norm")?,
-            mlp: GatedMlp {
-                gate: linear("ffn_gate", config.mlp_size, config.hidden_size)?,
-                up: linear("ffn_up", config.mlp_size, config.hidden_size)?,
-                down: linear("ffn_down", config.hidden_size, config.mlp_size)?,
-                activation: config.activation,
-            },
-            mlp_output_norm: output_norm("post_ffw_norm")?,
-        })
-    }
-
-    fn attention(&self, name: impl Fn(&str) -> String) -> Result<Attention, EncoderError> {
-        let config = self.config;
-        let query_dim = config.num_heads * config.head_dim;
-        let kv_dim = config.num_kv_heads * config.head_dim;
-        let rotated = |part, num_heads| {
-            let shape = [num_heads * config.head_dim, config.hidden_size];
-            let weight = self.file.tensor(&name(part), &shape)?;
-            let weight = match config.architecture {
-                LlmArchitecture::Llama => unpermute(&weight, num_heads, config.head_dim),
-                LlmArchitecture::Gemma3 => weight,
-            };
-            Ok(Linear::new(weight, shape, self.precision, self.device))
-        };
-        let qk_norm = if config.qk_norm {
-            let norm = |part| self.norm(&name(part), config.head_dim);
-            Some([norm("attn_q_norm")?, norm("attn_k_norm")?])
-        } else {
-            None
-        };
-        Ok(Attention {
-            query: rotated("attn_q", config.num_heads)?,
-            key: rotated("attn_k", config.num_kv_heads)?,
-            value: self.linear(&name("attn_v"), [kv_dim, config.hidden_size])?,
-            output: self.linear(&name("attn_output"), [config.hidden_size, query_dim])?,
-            qk_norm,
-        })
-    }
-
-    fn linear(&self, name: &str, shape: [usize; 2]) -> Result<Linear, EncoderError> {
-        let weight = self.file.tensor(name, &shape)?;
-        Ok(Linear::new(weight, shape, self.precision, self.device))
-    }
-
-    /// GGUF stores Gemma's gains as `1 + w`, so every family's multiply as they are.
-    fn norm(&self, name: &str, width: usize) -> Result<RmsNorm, EncoderError> {
-        let gain = self.file.tensor(name, &[width])?;
-        Ok(RmsNorm::new(gain, self.config.norm_eps, self.device))
+impl Kinds {
+    fn of(&self, layer: usize) -> &Positions {
+        &self.positions[self.of_layer[layer]]
     }
 }
 
-/// Whether `name` is `blk.I.*` with `I >= first`.
-fn is_block_from(first: usize, name: &str) -> bool {
-    let index = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
-    index
-        .and_then(|(index, _)| index.parse().ok())
-        .is_some_and(|index: usize| index >= first)
+/// The first layer's table serves every layer that has none of its own.
+fn relative_biases(weights: &Weights, shape: &LlmShape, depth: usize) -> Result<Vec<RelativeBias>, EncoderError> {
+    let Position::Relative {
+        num_buckets,
+        max_distance,
+    } = shape.position
+    else {
+        return Ok(Vec::new());
+    };
+    let mut biases: Vec<RelativeBias> = Vec::with_capacity(depth);
+    for index in 0..depth {
+        let own = weights.relative_bias(index)?;
+        let own = own.map(|table| RelativeBias::new(table, num_buckets, max_distance));
+        biases.extend(own.or_else(|| biases.first().cloned()));
+    }
+    Ok(biases)
+}
+
+/// `(x - mean) / sqrt(variance + eps)` over the last axis.
+fn layer_norm(x: Tensor<2>) -> Tensor<2> {
+    let centred = x.clone() - x.mean_dim(1);
+    let scale = (centred.clone().square().mean_dim(1) + MEAN_EPS).sqrt();
+    centred / scale
+}
+
+fn add(sum: Option<Tensor<2>>, term: Tensor<2>) -> Tensor<2> {
+    match sum {
+        Some(sum) => sum + term,
+        None => term,
+    }
 }

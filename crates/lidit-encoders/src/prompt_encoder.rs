@@ -1,52 +1,28 @@
-//! Captions in, states of a frozen LLM out.
+//! Captions in, states of a frozen language model out.
 
 use std::ops::Range;
 use std::path::Path;
 
-use burn::tensor::{DType, Device};
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
+use burn::tensor::Device;
 
-use crate::EncoderError;
-use crate::gguf::{GgufFile, hex};
-use crate::llm::Llm;
+use crate::encoder_spec::EncoderSpec;
+use crate::llm::{Beginning, Llm, Shared};
 use crate::template::{Prompt, TemplateConfig};
-use crate::tokenizer::Tokenizer;
+use crate::{EncoderError, LayerChoice, Precision};
 
 /// Padded tokens a batch may have. Large enough that matrix products run at full speed on two cores,
 /// small enough that a batch's activations stay in tens of megabytes.
 const BATCH_TOKENS: usize = 1024;
 
-/// One frozen LLM of a run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LlmConfig {
-    /// A path or a fetched name.
-    pub model: String,
-    /// Index into Hugging Face's `hidden_states`; the paper takes -3.
-    pub layer: i32,
-}
-
-/// The type in which the matrix products of an LLM are computed; states and norms are f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 32-bit floats.
-    F32,
-    /// 16-bit brain floats; half the memory, and fast only on a GPU.
-    Bf16,
-}
-
-/// A frozen LLM with its tokenizer and template.
+/// A frozen language model with its tokenizer and template. What all prompts begin with is computed once.
 pub struct PromptEncoder {
+    spec: EncoderSpec,
     llm: Llm,
-    tokenizer: Tokenizer,
-    template: TemplateConfig,
+    beginning: Beginning,
     prefix: Prefix,
-    fingerprint: String,
 }
 
-/// What every prompt begins with, computed once: the tokens and states of the text before the caption.
+/// What every prompt begins with: the tokens and states of the text before the caption.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Prefix {
     /// The tokens, BOS included.
@@ -73,55 +49,48 @@ pub struct PromptStates {
 }
 
 impl PromptEncoder {
-    /// Loads a GGUF file onto `device`; `layer` as in [`LlmConfig`].
+    /// Loads a model onto `device`: [`EncoderSpec::open`] and [`EncoderSpec::load`] in one.
     pub fn load(
         path: &Path,
-        layer: i32,
+        choice: LayerChoice,
         template: TemplateConfig,
         precision: Precision,
         device: &Device,
     ) -> Result<Self, EncoderError> {
-        if template.max_caption_tokens == 0 {
-            return Err(EncoderError::NoCaptionTokens);
-        }
-        let file = GgufFile::open(path)?;
-        let llm = Llm::from_gguf(&file, layer, precision, device)?;
-        let tokenizer = Tokenizer::from_gguf(&file)?;
-        if tokenizer.num_tokens() > llm.config().vocab_size {
-            return Err(EncoderError::Vocabulary {
-                path: path.to_owned(),
-                tensor: "token_embd.weight".into(),
-                tokens: tokenizer.num_tokens(),
-                rows: llm.config().vocab_size,
-            });
-        }
-        let parts = [
-            "lidit prompt encoder 1".to_owned(),
-            file.digest()?,
-            llm.config().architecture.name().to_owned(),
-            template.prefix(),
-            llm.depth().to_string(),
-            format!("{:?}", tokenizer.scheme()),
-            format!("{precision:?}"),
-            template.max_caption_tokens.to_string(),
-        ];
+        EncoderSpec::open(path, choice, template, precision)?.load(device)
+    }
+
+    /// Computes what all prompts begin with.
+    pub(crate) fn new(spec: EncoderSpec, llm: Llm) -> Result<Self, EncoderError> {
+        let beginning = llm.begin(spec.prefix_ids())?;
+        let skipped = spec.num_skipped().min(beginning.ids.len());
+        let prefix = Prefix {
+            ids: beginning.ids[skipped..].to_vec(),
+            states: beginning.states[skipped * llm.shape().hidden_size..].to_vec(),
+        };
         Ok(Self {
+            spec,
             llm,
-            tokenizer,
-            template,
-            prefix: Prefix::default(),
-            fingerprint: fingerprint(&parts),
+            beginning,
+            prefix,
         })
+    }
+
+    /// Without what prompts share: each prompt is computed from its first token on. For comparisons.
+    pub fn without_reuse(mut self) -> Result<Self, EncoderError> {
+        self.beginning = self.llm.begin(&[])?;
+        self.prefix = Prefix::default();
+        Ok(self)
     }
 
     /// Width of a state.
     pub fn dim(&self) -> usize {
-        self.llm.config().hidden_size
+        self.llm.shape().hidden_size
     }
 
-    /// The decoder.
-    pub fn llm(&self) -> &Llm {
-        &self.llm
+    /// Everything but the weights.
+    pub fn spec(&self) -> &EncoderSpec {
+        &self.spec
     }
 
     /// What prompts share; empty where nothing is reused.
@@ -129,82 +98,77 @@ impl PromptEncoder {
         &self.prefix
     }
 
-    /// SHA-256 over everything that determines the states: weights, architecture, template, layer,
-    /// tokenizer, precision, truncation.
-    pub fn fingerprint(&self) -> String {
-        self.fingerprint.clone()
-    }
-
     /// The tokens of a caption's prompt, without running the model.
     pub fn prompt(&self, caption: &str) -> Result<Prompt, EncoderError> {
-        self.template.prompt(&self.tokenizer, caption)
+        self.spec.prompt(caption)
     }
 
     /// The states of each caption's prompt, in the order given.
     pub fn encode(&self, captions: &[&str]) -> Result<Vec<PromptStates>, EncoderError> {
         let prompts = captions.iter().map(|caption| self.prompt(caption));
-        self.run(prompts.collect::<Result<_, _>>()?)
+        self.run(&prompts.collect::<Result<Vec<_>, _>>()?)
     }
 
     /// The states of raw token ids, taken as they are: no BOS, no template, no limit.
     pub fn encode_ids(&self, prompts: &[&[u32]]) -> Result<Vec<PromptStates>, EncoderError> {
-        let prompts = prompts.iter().map(|ids| Prompt {
-            ids: ids.to_vec(),
-            caption: 0..ids.len(),
-            num_cut: 0,
-        });
-        self.run(prompts.collect())
+        let prompts: Vec<_> = prompts.iter().map(|ids| Prompt::of_ids(ids)).collect();
+        self.run(&prompts)
     }
 
-    /// Neighbours in length share a batch, so that little is padded.
-    fn run(&self, prompts: Vec<Prompt>) -> Result<Vec<PromptStates>, EncoderError> {
+    /// Prompts that share as much and are of similar length are computed together, so that little is padded.
+    fn run(&self, prompts: &[Prompt]) -> Result<Vec<PromptStates>, EncoderError> {
+        let shared: Vec<_> = prompts.iter().map(|prompt| self.num_shared(&prompt.ids)).collect();
+        let rest = |index: usize| &prompts[index].ids[shared[index]..];
         let mut order: Vec<usize> = (0..prompts.len()).collect();
-        order.sort_by_key(|&index| (prompts[index].ids.len(), index));
+        order.sort_by_key(|&index| (shared[index], rest(index).len(), index));
         let mut states = vec![Vec::new(); prompts.len()];
-        let mut rest = order.as_slice();
-        while !rest.is_empty() {
-            let (batch, later) = rest.split_at(batch_size(rest, &prompts));
-            let ids: Vec<_> = batch.iter().map(|&index| prompts[index].ids.as_slice()).collect();
-            for (&index, rows) in batch.iter().zip(self.llm.forward(&ids)?) {
-                states[index] = rows;
+        for same in order.chunk_by(|&a, &b| shared[a] == shared[b]) {
+            let mut left = same;
+            while let Some(&first) = left.first() {
+                let (batch, later) = left.split_at(batch_size(left.iter().map(|&index| rest(index).len())));
+                let ids: Vec<_> = batch.iter().map(|&index| rest(index)).collect();
+                let shared = Shared {
+                    beginning: &self.beginning,
+                    count: shared[first],
+                };
+                for (&index, rows) in batch.iter().zip(self.llm.forward(&ids, Some(shared))?) {
+                    states[index] = rows;
+                }
+                left = later;
             }
-            rest = later;
         }
+        let all = prompts.iter().zip(shared).zip(states);
+        Ok(all
+            .map(|((prompt, shared), own)| self.join(prompt, shared, &own))
+            .collect())
+    }
+
+    /// How many leading tokens are those that all prompts begin with; a token may span the end of the instruction.
+    fn num_shared(&self, ids: &[u32]) -> usize {
+        let pairs = self.beginning.ids.iter().zip(ids);
+        pairs.take_while(|(shared, own)| shared == own).count()
+    }
+
+    /// The shared states before the prompt's own, and all without the tokens that the template skips.
+    fn join(&self, prompt: &Prompt, shared: usize, own: &[f32]) -> PromptStates {
         let dim = self.dim();
-        let all = prompts.into_iter().zip(states).map(|(prompt, states)| PromptStates {
-            ids: prompt.ids,
-            states,
+        let skipped = self.spec.num_skipped().min(prompt.ids.len());
+        let from_shared = &self.beginning.states[skipped.min(shared) * dim..shared * dim];
+        let own = &own[skipped.saturating_sub(shared) * dim..];
+        let shift = |token: usize| token.saturating_sub(skipped);
+        PromptStates {
+            ids: prompt.ids[skipped..].to_vec(),
+            states: [from_shared, own].concat(),
             dim,
-            shared: 0,
-            caption: prompt.caption,
+            shared: shift(shared),
+            caption: shift(prompt.caption.start)..shift(prompt.caption.end),
             num_cut: prompt.num_cut,
-        });
-        Ok(all.collect())
-    }
-}
-
-impl Precision {
-    /// The tensor type of the weights.
-    pub fn dtype(self) -> DType {
-        match self {
-            Self::F32 => DType::F32,
-            Self::Bf16 => DType::BF16,
         }
     }
 }
 
-/// How many of the first prompts of `order`, which is sorted by length, fill a batch.
-fn batch_size(order: &[usize], prompts: &[Prompt]) -> usize {
-    let fits = |&(count, &index): &(usize, &usize)| (count + 1) * prompts[index].ids.len() <= BATCH_TOKENS;
-    order.iter().enumerate().take_while(fits).count().max(1)
-}
-
-/// Each part is preceded by its length, so that no two lists of parts read the same.
-fn fingerprint(parts: &[String]) -> String {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part.as_bytes());
-    }
-    hex(&hash.finalize())
+/// How many of the first prompts fill a batch, by their lengths, which ascend.
+fn batch_size(lengths: impl Iterator<Item = usize>) -> usize {
+    let fits = |&(count, len): &(usize, usize)| (count + 1) * len <= BATCH_TOKENS;
+    lengths.enumerate().take_while(fits).count().max(1)
 }

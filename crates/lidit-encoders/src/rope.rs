@@ -1,29 +1,26 @@
 //! Rotary positions: pairs of features turn by an angle that grows with the position.
 
+use crate::plain::rotate;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-/// Cosines and sines for the positions `0..T` of one frequency base.
+/// Cosines and sines for some positions of one set of frequencies.
 #[derive(Clone, Debug)]
 pub struct Rope {
-    cos: Tensor<4>, // [1, T, 1, head_dim / 2]
-    sin: Tensor<4>,
+    cos: Tensor<2>, // [T, head_dim / 2]
+    sin: Tensor<2>,
 }
 
 impl Rope {
-    /// The tables for `num_positions` positions, computed in f32 as transformers does: pair `i` turns by
-    /// `position / base^(2 i / head_dim)`.
-    pub fn new(base: f32, head_dim: usize, num_positions: usize, device: &Device) -> Self {
-        let half = head_dim / 2;
-        let frequencies: Vec<f32> = (0..half)
-            .map(|i| base.powf((2 * i) as f32 / head_dim as f32).recip())
-            .collect();
-        let angles: Vec<f32> = (0..num_positions)
+    /// The tables for the positions `first .. first + count`, computed in f32 as transformers does.
+    pub fn new(frequencies: &[f32], first: usize, count: usize, device: &Device) -> Self {
+        let positions = first..first + count;
+        let angles: Vec<f32> = positions
             .flat_map(|position| frequencies.iter().map(move |frequency| position as f32 * frequency))
             .collect();
         let table = |f: fn(f32) -> f32| {
             let values: Vec<f32> = angles.iter().map(|&angle| f(angle)).collect();
             Tensor::from_data(
-                TensorData::new(values, [1, num_positions, 1, half]),
+                TensorData::new(values, [count, frequencies.len()]),
                 (device, DType::F32),
             )
         };
@@ -33,43 +30,18 @@ impl Rope {
         }
     }
 
-    /// Tables that also multiply by `factor`: the scale of the scores rides on the queries for free.
-    pub fn scaled(&self, factor: f32) -> Self {
-        Self {
-            cos: self.cos.clone() * factor,
-            sin: self.sin.clone() * factor,
-        }
-    }
-
     /// Turns `x [B, T, H, D]`; feature `i` is paired with feature `i + D / 2`.
     pub fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
-        let half = x.dims()[3] / 2;
-        let first = x.clone().narrow(3, 0, half);
-        let second = x.narrow(3, half, half);
-        let turned = vec![
-            first.clone() * self.cos.clone() - second.clone() * self.sin.clone(),
-            second * self.cos.clone() + first * self.sin.clone(),
-        ];
-        Tensor::cat(turned, 3)
+        rotate(x, self.cos.clone(), self.sin.clone())
     }
 }
 
-/// Undoes the row order of llama.cpp's converter, which pairs neighbouring features `(2i, 2i + 1)` of a head
-/// where this crate pairs `(i, i + D / 2)`.
-///
-/// `weight` is `[num_heads * head_dim, columns]`, row-major.
-pub fn unpermute(weight: &[f32], num_heads: usize, head_dim: usize) -> Vec<f32> {
-    let columns = weight.len() / (num_heads * head_dim);
-    let half = head_dim / 2;
-    let mut rows = Vec::with_capacity(weight.len());
-    for head in 0..num_heads {
-        for feature in 0..head_dim {
-            let (part, pair) = (feature / half, feature % half);
-            let row = head * head_dim + 2 * pair + part;
-            rows.extend_from_slice(&weight[row * columns..][..columns]);
-        }
-    }
-    rows
+/// Where llama.cpp's converter put row `row` of a query or key projection: it pairs neighbouring features
+/// `(2i, 2i + 1)` of a head where this crate pairs `(i, i + head_dim / 2)`.
+pub fn unpermuted_row(row: usize, head_dim: usize) -> usize {
+    let (head, feature) = (row / head_dim, row % head_dim);
+    let (part, pair) = (feature / (head_dim / 2), feature % (head_dim / 2));
+    head * head_dim + 2 * pair + part
 }
 
 #[cfg(test)]
@@ -77,10 +49,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unpermuting_puts_the_partners_of_a_pair_half_a_head_apart() {
-        let weight: Vec<f32> = (0_u8..8).map(f32::from).collect();
-        let rows = unpermute(&weight, 2, 4);
-        assert_eq!(rows, [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+    fn the_partners_of_a_pair_come_from_neighbouring_rows() {
+        let rows: Vec<_> = (0..8).map(|row| unpermuted_row(row, 4)).collect();
+        assert_eq!(rows, [0, 2, 1, 3, 4, 6, 5, 7]);
     }
 
     #[test]
@@ -88,7 +59,7 @@ mod tests {
         let device = Device::flex();
         let values: Vec<f32> = (0_u8..24).map(|i| f32::from(i % 7) - 3.0).collect();
         let x = Tensor::<4>::from_data(TensorData::new(values, [1, 3, 2, 4]), (&device, DType::F32));
-        let y = Rope::new(100.0, 4, 3, &device).rotate(x.clone());
+        let y = Rope::new(&[1.0, 0.1], 0, 3, &device).rotate(x.clone());
         let first = |t: &Tensor<4>| t.clone().narrow(1, 0, 1).into_data();
         assert_eq!(first(&x), first(&y));
         let squares = |t: Tensor<4>| t.square().sum_dim(3);

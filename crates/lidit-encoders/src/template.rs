@@ -15,6 +15,8 @@ pub struct TemplateConfig {
     pub instruction: Option<Instruction>,
     /// Caption tokens beyond these are cut; the instruction never is.
     pub max_caption_tokens: usize,
+    /// Leave out the state of the first token, the attention sink.
+    pub drop_first_token: bool,
 }
 
 /// The paper's prefix (section 2): system prompt, newline, instruction, newline, caption.
@@ -38,12 +40,24 @@ pub struct Prompt {
     pub num_cut: usize,
 }
 
+impl Prompt {
+    /// Raw token ids, all of them caption.
+    pub fn of_ids(ids: &[u32]) -> Self {
+        Self {
+            ids: ids.to_vec(),
+            caption: 0..ids.len(),
+            num_cut: 0,
+        }
+    }
+}
+
 impl TemplateConfig {
     /// A template that leaves prompts alone: no instruction, no limit.
     pub fn plain() -> Self {
         Self {
             instruction: None,
             max_caption_tokens: usize::MAX,
+            drop_first_token: false,
         }
     }
 
@@ -52,6 +66,16 @@ impl TemplateConfig {
         self.instruction.as_ref().map_or_else(String::new, |text| {
             format!("{}\n{}\n", text.system_prompt, text.instruction)
         })
+    }
+
+    /// The tokens of the text before the caption alone, BOS included.
+    pub fn prefix_ids(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>, EncoderError> {
+        Ok(self.prompt(tokenizer, "")?.ids)
+    }
+
+    /// What fingerprints hash.
+    pub fn canonical(&self) -> String {
+        format!("{self:?}")
     }
 
     /// Tokenizes the whole prompt at once, as the model expects it: a token may span the end of the

@@ -84,6 +84,14 @@ impl Tokenizer {
         })
     }
 
+    /// Not yet.
+    pub fn from_folder(folder: &std::path::Path) -> Result<Self, EncoderError> {
+        Err(EncoderError::Tokenizer {
+            path: folder.to_owned(),
+            reason: "folders are not read".into(),
+        })
+    }
+
     /// The token that starts every sequence, where the model has one.
     pub fn bos(&self) -> Option<u32> {
         self.bos
@@ -92,6 +100,11 @@ impl Tokenizer {
     /// Size of the vocabulary: every id is below it.
     pub fn num_tokens(&self) -> usize {
         self.num_tokens
+    }
+
+    /// What fingerprints hash.
+    pub fn digest(&self) -> String {
+        format!("{:?}", self.scheme)
     }
 
     /// The kind of tokenizer.

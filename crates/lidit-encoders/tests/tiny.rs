@@ -8,15 +8,26 @@ use std::fs;
 use std::path::Path;
 
 use burn::tensor::Device;
-use common::{f32s, fixture, golden, relative_error, u32s};
+use common::{f32s, fixture, golden, relative_error, u32s, worst};
 use lidit_encoders::gguf::GgufFile;
-use lidit_encoders::{EncoderError, Instruction, Precision, PromptEncoder, Segment, TemplateConfig, Tokenizer};
+use lidit_encoders::{
+    EncoderError, EncoderSpec, Instruction, LayerChoice, Precision, PromptEncoder, Segment, TemplateConfig, Tokenizer,
+};
 use safetensors::SafeTensors;
 
 const TINY: [&str; 2] = ["tiny-llama", "tiny-gemma3"];
 
 fn load(path: &Path, layer: i32, precision: Precision) -> Result<PromptEncoder, EncoderError> {
-    PromptEncoder::load(path, layer, TemplateConfig::plain(), precision, &Device::flex())
+    with_template(path, layer, TemplateConfig::plain(), precision)
+}
+
+fn with_template(
+    path: &Path,
+    layer: i32,
+    template: TemplateConfig,
+    precision: Precision,
+) -> Result<PromptEncoder, EncoderError> {
+    PromptEncoder::load(path, LayerChoice::Layer(layer), template, precision, &Device::flex())
 }
 
 fn gguf(name: &str) -> std::path::PathBuf {
@@ -30,6 +41,7 @@ fn instructed() -> TemplateConfig {
             instruction: "Describe the image:".into(),
         }),
         max_caption_tokens: 32,
+        drop_first_token: false,
     }
 }
 
@@ -41,14 +53,10 @@ fn worst_error(name: &str, layer: i32, state: usize, precision: Precision) -> f6
     let prompts: Vec<_> = (0..3).map(|i| u32s(&reference, &format!("p{i}.ids"))).collect();
     let prompts: Vec<_> = prompts.iter().map(Vec::as_slice).collect();
     let results = encoder.encode_ids(&prompts).unwrap();
-    let errors = results.iter().enumerate().map(|(i, result)| {
+    worst(results.iter().enumerate().map(|(i, result)| {
         let expected = f32s(&reference, &format!("p{i}.hidden.{state}"));
         relative_error(&result.states, &expected, result.dim)
-    });
-    errors.fold(
-        0.0,
-        |worst, error| if error > worst || error.is_nan() { error } else { worst },
-    )
+    }))
 }
 
 #[test]
@@ -77,7 +85,7 @@ fn states_do_not_depend_on_batch_mates() {
         "a small brown dog beside a large orange cat under a purple octopus",
     ];
     for name in TINY {
-        let encoder = PromptEncoder::load(&gguf(name), -3, instructed(), Precision::F32, &Device::flex()).unwrap();
+        let encoder = with_template(&gguf(name), -3, instructed(), Precision::F32).unwrap();
         let together = encoder.encode(&captions).unwrap();
         for (caption, batched) in captions.iter().zip(&together) {
             let alone = &encoder.encode(&[caption]).unwrap()[0];
@@ -90,7 +98,7 @@ fn states_do_not_depend_on_batch_mates() {
 
 #[test]
 fn many_captions_come_back_in_the_order_given() {
-    let encoder = PromptEncoder::load(&gguf("tiny-llama"), -3, instructed(), Precision::F32, &Device::flex()).unwrap();
+    let encoder = with_template(&gguf("tiny-llama"), -3, instructed(), Precision::F32).unwrap();
     let captions: Vec<_> = (0..300).map(|i| "red apple ".repeat(i * 7 % 11)).collect();
     let captions: Vec<_> = captions.iter().map(String::as_str).collect();
     let results = encoder.encode(&captions).unwrap();
@@ -144,8 +152,9 @@ fn every_byte_of_any_text_belongs_to_a_token() {
 #[test]
 fn fingerprints_tell_everything_that_changes_states_apart() {
     let fingerprint = |name: &str, layer, template: &TemplateConfig, precision| {
-        let encoder = PromptEncoder::load(&gguf(name), layer, template.clone(), precision, &Device::flex());
-        encoder.unwrap().fingerprint()
+        let choice = LayerChoice::Layer(layer);
+        let spec = EncoderSpec::open(&gguf(name), choice, template.clone(), precision).unwrap();
+        spec.fingerprint(None).unwrap()
     };
     let plain = TemplateConfig::plain();
     let mut all = vec![

@@ -9,6 +9,7 @@ use burn::tensor::Device;
 use lidit_encoders::{PromptEncoder, PromptStates};
 use lidit_model::{Conditioning, PromptBatch, PromptRow, TextTokens};
 
+use crate::cache;
 use crate::config::EncodersConfig;
 
 /// Prompts encoded at once when a set is encoded ahead.
@@ -42,7 +43,7 @@ impl Conditioner {
             .enumerate()
             .map(|(i, llm)| {
                 let path = locate(&llm.model).with_context(|| format!("encoders.llm.{i}.model"))?;
-                PromptEncoder::load(&path, llm.layer, config.template(), config.precision, &device)
+                PromptEncoder::load(&path, llm.choice()?, config.template(), config.precision, &device)
                     .with_context(|| format!("loading encoders.llm.{i} from {}", path.display()))
             })
             .collect::<Result<_>>()?;
@@ -63,8 +64,10 @@ impl Conditioner {
     }
 
     /// What identifies the encoders' output, in config order.
-    pub fn fingerprints(&self) -> Vec<String> {
-        self.encoders.iter().map(PromptEncoder::fingerprint).collect()
+    pub fn fingerprints(&self) -> Result<Vec<String>> {
+        let digests = cache::dir()?.join("digests");
+        let fingerprint = |encoder: &PromptEncoder| Ok(encoder.spec().fingerprint(Some(&digests))?);
+        self.encoders.iter().map(fingerprint).collect()
     }
 
     /// Encodes `captions` now and keeps their states. `on_progress` hears how many are done.

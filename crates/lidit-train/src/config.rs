@@ -75,6 +75,7 @@ impl EncodersConfig {
                 instruction: self.instruction.clone(),
             }),
             max_caption_tokens: self.max_caption_tokens,
+            drop_first_token: false,
         }
     }
 }

@@ -121,7 +121,7 @@ impl<'a> Session<'a> {
         let mut conditioner = Conditioner::load(&config.encoders, &request.device, request.locate)?;
         let identity = Identity {
             dataset: dataset.digest().to_owned(),
-            encoders: conditioner.fingerprints(),
+            encoders: conditioner.fingerprints()?,
         };
         remember(&mut conditioner, &config, &dataset, recorder)?;
         let device = request.device.clone().autodiff();

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use burn::tensor::Device;
 use clap::ValueEnum;
-use lidit_encoders::gguf::GgufFile;
-use lidit_encoders::{Llm, PromptEncoder, TemplateConfig};
+use lidit_encoders::{LayerChoice, Llm, ModelFiles, PromptEncoder, TemplateConfig};
 use lidit_train::RunConfig;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
@@ -19,7 +18,7 @@ use crate::outcome::Outcome;
 /// Arguments of `lidit encode`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A GGUF file or a fetched name: smollm2, gemma3.
+    /// A folder in the Hugging Face layout, a GGUF file, or a fetched name: smollm2, gemma3.
     #[arg(long)]
     pub model: String,
     /// A text, taken exactly, after the tokenizer's BOS; may be repeated.
@@ -31,6 +30,9 @@ pub struct Args {
     /// Index into Hugging Face's `hidden_states`: 0 the embedding, -1 the last, after the final norm.
     #[arg(long, default_value_t = -3, allow_hyphen_values = true)]
     pub layer: i32,
+    /// A mixture of all layers instead of one.
+    #[arg(long, value_enum, conflicts_with = "layer")]
+    pub layers: Option<Layers>,
     /// A run's config, whose template (instruction, caption limit) is put around each prompt.
     #[arg(long)]
     pub config: Option<PathBuf>,
@@ -49,6 +51,13 @@ pub struct Args {
 #[derive(Clone, Debug)]
 pub struct TokenIds(Vec<u32>);
 
+/// A mixture of layers.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Layers {
+    /// The mean over all layers, each layer-normed without gain.
+    Mean,
+}
+
 /// What the matrix products are computed in; the states written are f32 either way.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Precision {
@@ -63,6 +72,15 @@ struct Encoded {
     ids: Vec<u32>,
     states: Vec<f32>, // [ids, dim]
     dim: usize,
+}
+
+impl Args {
+    fn choice(&self) -> LayerChoice {
+        match self.layers {
+            Some(Layers::Mean) => LayerChoice::Mean,
+            None => LayerChoice::Layer(self.layer),
+        }
+    }
 }
 
 /// Encodes every prompt and writes one file.
@@ -93,7 +111,7 @@ fn encode_prompts(args: &Args, path: &Path, device: &Device) -> Result<Vec<Encod
         Some(config) => RunConfig::load(config, &[])?.encoders.template(),
         None => TemplateConfig::plain(),
     };
-    let encoder = PromptEncoder::load(path, args.layer, template, args.precision.into(), device)?;
+    let encoder = PromptEncoder::load(path, args.choice(), template, args.precision.into(), device)?;
     let prompts: Vec<_> = args.prompts.iter().map(String::as_str).collect();
     let results = encoder.encode(&prompts)?.into_iter();
     Ok(results
@@ -107,10 +125,10 @@ fn encode_prompts(args: &Args, path: &Path, device: &Device) -> Result<Vec<Encod
 
 /// Needs no tokenizer in the file.
 fn encode_ids(args: &Args, path: &Path, device: &Device) -> Result<Vec<Encoded>> {
-    let llm = Llm::from_gguf(&GgufFile::open(path)?, args.layer, args.precision.into(), device)?;
-    let dim = llm.config().hidden_size;
+    let llm = Llm::load(&ModelFiles::open(path)?, args.choice(), args.precision.into(), device)?;
+    let dim = llm.shape().hidden_size;
     let prompts = args.token_ids.iter().map(|TokenIds(ids)| {
-        let states = llm.forward(&[ids])?.pop().unwrap_or_default();
+        let states = llm.forward(&[ids], None)?.pop().unwrap_or_default();
         Ok(Encoded {
             ids: ids.clone(),
             states,

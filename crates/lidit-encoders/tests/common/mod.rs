@@ -32,11 +32,14 @@ pub fn fetched(name: &str) -> PathBuf {
 pub fn relative_error(found: &[f32], expected: &[f32], dim: usize) -> f64 {
     assert_eq!(found.len(), expected.len());
     let rows = found.chunks(dim).zip(expected.chunks(dim));
-    let errors = rows.map(|(found, expected)| {
+    worst(rows.map(|(found, expected)| {
         let difference: Vec<_> = found.iter().zip(expected).map(|(a, b)| a - b).collect();
         length(&difference) / length(expected)
-    });
-    // A NaN must not lose against any number.
+    }))
+}
+
+/// The largest error; a NaN does not lose against any number.
+pub fn worst(errors: impl Iterator<Item = f64>) -> f64 {
     errors.fold(
         0.0,
         |worst, error| if error > worst || error.is_nan() { error } else { worst },
