@@ -58,7 +58,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let conditioner = Conditioner::load(&config.encoders, &device, &fetch::resolve_model)?;
     let identity = Identity {
         dataset: String::new(),
-        encoders: conditioner.fingerprints(),
+        encoders: conditioner.fingerprints()?,
     };
     identity.check_encoders(&checkpoint)?;
     let model = LiDit::zeros(&config.model, &conditioner.conditioning(&config.encoders), &device);
