@@ -25,12 +25,12 @@ impl LlmCost {
     }
 }
 
-/// Floating-point operations for one prompt of `num_tokens` tokens through `depth` layers: two for each
-/// multiply-add of the matrix products, scores and mixing included, as computed (the mask saves nothing).
-pub fn flops(config: &LlmShape, depth: usize, num_tokens: usize) -> u64 {
-    let n = num_tokens as u64;
-    let attention = 2 * n * n * (config.num_heads * config.head_dim) as u64;
-    2 * depth as u64 * (n * matrices(config) + attention)
+/// Floating-point operations for the last `num_new` of a prompt's `num_tokens` tokens through `depth` layers: two for
+/// each multiply-add of the matrix products, scores and mixing included, as computed (the mask saves nothing).
+pub fn flops(config: &LlmShape, depth: usize, num_new: usize, num_tokens: usize) -> u64 {
+    let (new, all) = (num_new as u64, num_tokens as u64);
+    let attention = 2 * new * all * (config.num_heads * config.head_dim) as u64;
+    2 * depth as u64 * (new * matrices(config) + attention)
 }
 
 /// Weights in one layer's matrices.
@@ -74,7 +74,7 @@ mod tests {
         let cost = LlmCost::new(&config, 30);
         // 134,515,008 is the count that Hugging Face shows for SmolLM2-135M.
         assert_eq!(cost.embedding_parameters + cost.layer_parameters, 134_515_008);
-        let one_token = flops(&config, 30, 1);
+        let one_token = flops(&config, 30, 1, 1);
         assert!((2 * 106_168_320..2 * 106_300_000).contains(&one_token), "{one_token}");
     }
 }

@@ -88,6 +88,11 @@ impl PromptEncoder {
         self.llm.shape().hidden_size
     }
 
+    /// The language model.
+    pub fn llm(&self) -> &Llm {
+        &self.llm
+    }
+
     /// Everything but the weights.
     pub fn spec(&self) -> &EncoderSpec {
         &self.spec

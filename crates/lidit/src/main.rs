@@ -1,6 +1,7 @@
 //! The `lidit` command line: parses, dispatches, and prints an error's chain once.
 
 mod allocator;
+mod bench;
 mod checkpoint;
 mod data;
 mod device;
@@ -46,6 +47,8 @@ enum Command {
     Launch(launch::Args),
     /// Draw pictures from prompts with a trained run.
     Sample(sample::Args),
+    /// Time the hot paths.
+    Bench(bench::Args),
     /// List, verify and fingerprint a run's checkpoints.
     Checkpoint(checkpoint::Args),
 }
@@ -82,6 +85,7 @@ fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
         Command::Train(args) => train::run(args),
         Command::Launch(args) => launch::run(args),
         Command::Sample(args) => sample::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
     }
 }

@@ -1,0 +1,27 @@
+//! `lidit bench`: median and spread of the hot paths.
+
+mod encode;
+
+use anyhow::Result;
+
+use crate::outcome::Outcome;
+
+/// Arguments of `lidit bench`.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Captions a second through a config's frozen language models.
+    Encode(encode::Args),
+}
+
+/// Runs one of them.
+pub fn run(args: &Args) -> Result<Outcome> {
+    match &args.command {
+        Command::Encode(args) => encode::run(args),
+    }
+}
