@@ -144,7 +144,7 @@ def decoders():
     )
     yield Model(
         "qwen2", hf.Qwen2ForCausalLM,
-        hf.Qwen2Config(**decoder(rope_parameters=rope(theta=1e6))), old=sliding_old,
+        hf.Qwen2Config(**decoder(rope_parameters=rope(theta=1e6))), dtype=torch.float16, old=sliding_old,
         matters=[{"rope_parameters": rope()}],
     )
     yield Model(
@@ -157,7 +157,7 @@ def decoders():
     yield Model(
         "qwen3", hf.Qwen3ForCausalLM,
         hf.Qwen3Config(**decoder(vocab_size=384, tie_word_embeddings=True, rope_parameters=rope(theta=1e6), **free_head_dim)),
-        old=sliding_old, matters=[{"rope_parameters": rope()}],
+        dtype=torch.bfloat16, old=sliding_old, matters=[{"rope_parameters": rope()}],
     )
     # Saved from the bare model, as embedding models are: names without `model.`.
     yield Model(
