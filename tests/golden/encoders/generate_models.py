@@ -36,6 +36,14 @@ from safetensors.torch import save_file as save_torch
 
 HERE = Path(__file__).parent
 MODELS = HERE / "models"
+CONFIGS = {
+    config.model_type: config
+    for config in (
+        hf.LlamaConfig, hf.MistralConfig, hf.Qwen2Config, hf.Qwen3Config, hf.Gemma2Config, hf.Gemma3TextConfig,
+        hf.T5Config, hf.models.qwen2_vl.configuration_qwen2_vl.Qwen2VLTextConfig,
+        hf.models.qwen2_5_vl.configuration_qwen2_5_vl.Qwen2_5_VLTextConfig,
+    )
+}
 LENGTHS = [1, 6, 60]
 WINDOW = 8
 
@@ -50,7 +58,7 @@ class Model:
     dtype: torch.dtype = torch.float32
     shards: int = 1
     old: callable = None  # new config as a dict -> what an older transformers wrote
-    old_names: callable = None  # new tensor name -> the hub's older one; writes a folder NAME-old
+    old_names: callable = None  # state -> the same under the hub's older names, for a folder NAME-old
     extra: callable = None  # state -> tensors that older folders hold beside the model's
     matters: list = field(default_factory=list)
 
@@ -81,10 +89,13 @@ def flat_rope(config):
         parameters = parameters["full_attention"]
     config["rope_theta"] = parameters.pop("rope_theta")
     config["rope_scaling"] = None if parameters["rope_type"] == "default" else parameters
-    config["torch_dtype"] = config.pop("dtype")
+    if dtype := config.pop("dtype", None):
+        config["torch_dtype"] = dtype
     config["transformers_version"] = "4.49.0"
     for later in ("layer_types", "_sliding_window_pattern"):
         config.pop(later, None)
+    if config.get("head_dim") == config["hidden_size"] // config["num_attention_heads"]:
+        config.pop("head_dim")
     return config
 
 
@@ -133,7 +144,7 @@ def decoders():
     )
     yield Model(
         "qwen2", hf.Qwen2ForCausalLM,
-        hf.Qwen2Config(**decoder(rope_parameters=rope(theta=1e6))), old=sliding_old,
+        hf.Qwen2Config(**decoder(rope_parameters=rope(theta=1e6))), dtype=torch.float16, old=sliding_old,
         matters=[{"rope_parameters": rope()}],
     )
     yield Model(
@@ -146,7 +157,7 @@ def decoders():
     yield Model(
         "qwen3", hf.Qwen3ForCausalLM,
         hf.Qwen3Config(**decoder(vocab_size=384, tie_word_embeddings=True, rope_parameters=rope(theta=1e6), **free_head_dim)),
-        old=sliding_old, matters=[{"rope_parameters": rope()}],
+        dtype=torch.bfloat16, old=sliding_old, matters=[{"rope_parameters": rope()}],
     )
     # Saved from the bare model, as embedding models are: names without `model.`.
     yield Model(
@@ -199,6 +210,90 @@ def t5():
         "t5-relu", hf.T5ForConditionalGeneration,
         hf.T5Config(**{**sizes, "vocab_size": 96, "num_decoder_layers": 1}, feed_forward_proj="relu"),
         dtype=torch.bfloat16, extra=t5_names,
+    )
+
+
+def hub_names(state, language):
+    """The names before transformers 4.52: the language model whole under its own prefix, or beside a `visual.`."""
+    renamed = {}
+    for name, tensor in state.items():
+        name = name.removeprefix("model.")
+        if name.startswith("language_model."):
+            name = name.replace("language_model.", language, 1)
+        elif name == "lm_head.weight":
+            name = language.removesuffix("model.") + name
+        elif name.startswith("vision_tower.") and not name.startswith("vision_tower.vision_model."):
+            name = name.replace("vision_tower.", "vision_tower.vision_model.", 1)
+        renamed[name] = tensor
+    return renamed
+
+
+def nested_old(config):
+    """A nested config of the hub: the text part as that model's own, without the newer keys and those at their default."""
+    gemma = config["model_type"] == "gemma3"
+    text = gemma3_old(config["text_config"]) if gemma else flat_rope(config["text_config"])
+    defaults = CONFIGS[text["model_type"]]().to_dict()
+    defaults |= {"rope_theta": 1e6 if gemma else 1e4, "rope_local_base_freq": 1e4, "sliding_window_pattern": 6}
+    absent = object()
+    kept = {key: value for key, value in text.items() if value != defaults.get(key, absent) or key == "model_type"}
+    config["text_config"] = {key: value for key, value in kept.items() if value is not None}
+    config["torch_dtype"] = config.pop("dtype")
+    config["vision_config"].pop("dtype", None)
+    config["transformers_version"] = "4.49.0"
+    return config
+
+
+def qwen2_vl_old(config):
+    """Qwen2-VL's hub config: the text part's keys at the top, `rope_scaling` says `mrope`."""
+    text = config.pop("text_config")
+    section = text["rope_parameters"]["mrope_section"]
+    text = {**sliding_old(text), "rope_scaling": {"type": "mrope", "mrope_section": section}}
+    text.pop("model_type")
+    vision = config.pop("vision_config")
+    vision.pop("dtype", None)
+    config["torch_dtype"] = config.pop("dtype")
+    return {**text, **config, "vision_config": {**vision, "model_type": "qwen2_vl"}, "transformers_version": "4.41.2"}
+
+
+def vision_language():
+    tower = {
+        "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8,
+        "patch_size": 4,
+    }
+    images = {"image_token_index": 95}
+    yield Model(
+        "llava", hf.LlavaForConditionalGeneration,
+        hf.LlavaConfig(
+            vision_config=hf.CLIPVisionConfig(**tower, projection_dim=8),
+            text_config=hf.LlamaConfig(**decoder(rms_norm_eps=1e-5, **DEFAULT_ROPES)),
+            **images, vision_feature_layer=-1, image_seq_length=4,
+        ),
+        dtype=torch.bfloat16, old=nested_old, old_names=lambda state: hub_names(state, "language_model.model."),
+    )
+    yield Model(
+        "qwen2-vl", hf.Qwen2VLForConditionalGeneration,
+        hf.Qwen2VLConfig(
+            text_config=decoder(rope_parameters={**rope(theta=1e6), "mrope_section": [1, 1, 2]}, bos_token_id=1,
+                                eos_token_id=2),
+            vision_config={"depth": 1, "embed_dim": 8, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 1,
+                           "patch_size": 2},
+            image_token_id=95, video_token_id=94, vision_start_token_id=93, vision_end_token_id=92,
+        ),
+        dtype=torch.bfloat16, old=qwen2_vl_old, old_names=lambda state: hub_names(state, "model."),
+    )
+    yield Model(
+        "gemma3-vl", hf.Gemma3ForConditionalGeneration,
+        hf.Gemma3Config(
+            text_config=decoder(
+                num_hidden_layers=6, head_dim=16, query_pre_attn_scalar=12, sliding_window=WINDOW,
+                rope_parameters={
+                    "sliding_attention": rope(theta=10000.0), "full_attention": rope("linear", 1e6, factor=8.0),
+                },
+            ),
+            vision_config=tower, mm_tokens_per_image=4, boi_token_index=93, eoi_token_index=94, **images,
+        ),
+        dtype=torch.bfloat16, old=nested_old, old_names=lambda state: hub_names(state, "language_model.model."),
+        matters=[{"query_pre_attn_scalar": 16}, {"sliding_window": 4096}],
     )
 
 
@@ -318,8 +413,9 @@ def write_old_names(spec, out):
     folder, source = MODELS / f"{spec.name}-old", MODELS / spec.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    state = {spec.old_names(name): tensor for name, tensor in load_file(source / "model.safetensors").items()}
+    state = spec.old_names(load_file(source / "model.safetensors"))
     save_torch(state, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
     shutil.move(source / "config.old.json", folder / "config.json")
     check_same(spec, folder, out)
 
@@ -334,7 +430,8 @@ def write(spec, seed):
     model = model.to(spec.dtype)
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     limit = {"max_shard_size": int(size / (spec.shards - 0.5))} if spec.shards > 1 else {}
-    model.save_pretrained(folder, **limit)
+    # Transformers 5 keeps the hub's old names of a folder that it loaded; a folder from its own names is wanted too.
+    model.save_pretrained(folder, save_original_format=not spec.old_names, **limit)
     (folder / "generation_config.json").unlink(missing_ok=True)
     if spec.extra:
         state = load_file(folder / "model.safetensors")
@@ -354,9 +451,34 @@ def write(spec, seed):
         write_old_names(spec, out)
 
 
+def write_defaults():
+    """What every architecture means by a key that its config.json leaves out; a key that is not here is derived:
+    `head_dim` = hidden_size / num_attention_heads, `num_key_value_heads` = num_attention_heads."""
+    kept = {
+        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+        "num_key_value_heads", "head_dim", "hidden_act", "hidden_activation", "rms_norm_eps", "tie_word_embeddings",
+        "attention_bias", "mlp_bias", "use_sliding_window", "max_window_layers", "attn_logit_softcapping",
+        "query_pre_attn_scalar", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "layer_norm_epsilon",
+        "relative_attention_num_buckets", "relative_attention_max_distance", "feed_forward_proj",
+    }
+    out = {}
+    for name, cls in CONFIGS.items():
+        config = cls().to_dict()
+        values = {key: getattr(cls, key, None) for key in kept | {"sliding_window"}}
+        out[name] = {key: value for key, value in values.items() if type(value) in (bool, int, float, str)}
+        if rope_parameters := config.get("rope_parameters"):
+            full = rope_parameters.get("full_attention", rope_parameters)
+            out[name]["rope_theta"] = full["rope_theta"]
+            if "sliding_attention" in rope_parameters:
+                out[name]["rope_local_base_freq"] = rope_parameters["sliding_attention"]["rope_theta"]
+                out[name]["sliding_window_pattern"] = config["_sliding_window_pattern"]
+    (HERE / "config_defaults.json").write_text(json.dumps(out, indent=1, sort_keys=True) + "\n")
+
+
 if __name__ == "__main__":
+    write_defaults()
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    for seed, spec in enumerate([*decoders(), *t5()]):
+    for seed, spec in enumerate([*decoders(), *t5(), *vision_language()]):
         if not sys.argv[1:] or spec.name in sys.argv[1:]:
             write(spec, seed)
