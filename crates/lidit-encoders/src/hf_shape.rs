@@ -19,12 +19,15 @@ struct Defaults {
     num_kv_heads: Option<usize>,
     head_dim: Option<usize>,
     mlp_size: usize,
+    norm_eps: f32,
     rope_base: f32,
     window: usize,
+    /// Layers before the first with a window, where Qwen uses them.
+    num_global: usize,
 }
 
 impl Defaults {
-    fn of(architecture: LlmArchitecture) -> Self {
+    fn of(architecture: LlmArchitecture, can_see: bool) -> Self {
         use LlmArchitecture::{Gemma2, Gemma3, Llama, Mistral, Qwen2, Qwen3, T5};
         let llama = Self {
             vocab_size: 32_000,
@@ -34,8 +37,10 @@ impl Defaults {
             num_kv_heads: None,
             head_dim: None,
             mlp_size: 11_008,
+            norm_eps: 1e-6,
             rope_base: 1e4,
             window: 4096,
+            num_global: 28,
         };
         let qwen = Self {
             vocab_size: 151_936,
@@ -59,6 +64,19 @@ impl Defaults {
                 num_kv_heads: Some(8),
                 mlp_size: 14_336,
                 ..llama
+            },
+            // Qwen2-VL and Qwen2.5-VL.
+            Qwen2 if can_see => Self {
+                vocab_size: 152_064,
+                hidden_size: 8192,
+                num_layers: 80,
+                num_heads: 64,
+                num_kv_heads: Some(8),
+                mlp_size: 29_568,
+                norm_eps: 1e-5,
+                rope_base: 1e6,
+                num_global: 80,
+                ..qwen
             },
             Qwen2 => qwen,
             Qwen3 => Self {
@@ -105,7 +123,8 @@ pub fn shape(config: &ConfigJson) -> Result<LlmShape, EncoderError> {
 
 fn decoder(config: &ConfigJson, architecture: LlmArchitecture) -> Result<LlmShape, EncoderError> {
     use LlmArchitecture::{Gemma2, Gemma3, Llama, Qwen2, Qwen3};
-    let defaults = Defaults::of(architecture);
+    let can_see = config.text("model_type")?.is_some_and(|name| name.contains("vl"));
+    let defaults = Defaults::of(architecture, can_see);
     let hidden_size = config.count("hidden_size")?.unwrap_or(defaults.hidden_size);
     let num_heads = config.count("num_attention_heads")?.unwrap_or(defaults.num_heads);
     let head_dim = config.count("head_dim")?.or(defaults.head_dim);
@@ -133,7 +152,7 @@ fn decoder(config: &ConfigJson, architecture: LlmArchitecture) -> Result<LlmShap
             .unwrap_or(num_heads),
         head_dim,
         mlp_size: config.count("intermediate_size")?.unwrap_or(defaults.mlp_size),
-        norm_eps: config.float("rms_norm_eps")?.unwrap_or(1e-6),
+        norm_eps: config.float("rms_norm_eps")?.unwrap_or(defaults.norm_eps),
         activation: activation(config, is_gemma)?,
         gated: true,
         embedding_scale: if is_gemma { (hidden_size as f32).sqrt() } else { 1.0 },
@@ -156,7 +175,7 @@ fn decoder(config: &ConfigJson, architecture: LlmArchitecture) -> Result<LlmShap
 }
 
 fn t5(config: &ConfigJson) -> Result<LlmShape, EncoderError> {
-    let defaults = Defaults::of(LlmArchitecture::T5);
+    let defaults = Defaults::of(LlmArchitecture::T5, false);
     let num_heads = config.count("num_heads")?.unwrap_or(defaults.num_heads);
     let kind = config.text("feed_forward_proj")?.unwrap_or("relu");
     let (gated, activation) = match kind {
@@ -255,7 +274,7 @@ fn layers(
     head_dim: usize,
 ) -> Result<Vec<LayerAttention>, EncoderError> {
     let num_layers = config.count("num_hidden_layers")?.unwrap_or(defaults.num_layers);
-    let is_windowed = windowed_layers(config, architecture, num_layers)?;
+    let is_windowed = windowed_layers(config, architecture, defaults, num_layers)?;
     let rotation = |kind, key, default| rotation(config, kind, key, default, head_dim);
     let global = LayerAttention {
         frequencies: rotation("full_attention", "rope_theta", defaults.rope_base)?,
@@ -277,6 +296,7 @@ fn layers(
 fn windowed_layers(
     config: &ConfigJson,
     architecture: LlmArchitecture,
+    defaults: &Defaults,
     num_layers: usize,
 ) -> Result<Vec<bool>, EncoderError> {
     use LlmArchitecture::{Gemma2, Gemma3, Llama, Mistral, Qwen2, Qwen3, T5};
@@ -306,7 +326,7 @@ fn windowed_layers(
         Llama | T5 => vec![false; num_layers],
         Mistral => vec![has_window; num_layers],
         Qwen2 | Qwen3 => {
-            let first = config.any_count("max_window_layers")?.unwrap_or(28);
+            let first = config.any_count("max_window_layers")?.unwrap_or(defaults.num_global);
             layers.map(|layer| layer >= first).collect()
         }
         Gemma2 => layers.map(|layer| layer.is_multiple_of(2)).collect(),
