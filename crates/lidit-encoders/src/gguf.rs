@@ -2,14 +2,14 @@
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Seek};
 use std::path::{Path, PathBuf};
 
 use candle_core::quantized::QTensor;
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{Device, Tensor};
 
-use crate::EncoderError;
+use crate::{EncoderError, gguf_header};
 
 /// An open GGUF file. Tensors are read, one at a time, when asked for.
 pub struct GgufFile {
@@ -27,12 +27,15 @@ impl GgufFile {
         };
         let file = File::open(path).map_err(io)?;
         let len = file.metadata().map_err(io)?.len();
-        let mut reader = BufReader::with_capacity(1 << 18, file);
-        let content = Content::read(&mut reader).map_err(|e| EncoderError::Malformed {
+        let malformed = |reason| EncoderError::Malformed {
             path: path.to_owned(),
             format: "GGUF",
-            reason: first_line(&e),
-        })?;
+            reason,
+        };
+        gguf_header::check(&file, len).map_err(malformed)?;
+        let mut reader = BufReader::with_capacity(1 << 18, file);
+        reader.rewind().map_err(io)?;
+        let content = Content::read(&mut reader).map_err(|e| malformed(first_line(&e)))?;
         let file = Self {
             path: path.to_owned(),
             reader: RefCell::new(reader),

@@ -2,7 +2,7 @@
 
 use crate::frequencies::{Stretch, frequencies};
 use crate::gguf::GgufFile;
-use crate::shape::{Activation, Biases, LayerAttention, LlmShape, Position};
+use crate::shape::{Activation, Biases, LayerAttention, LlmShape, MAX_HEAD_DIM, MAX_LAYERS, Position};
 use crate::{EncoderError, LlmArchitecture};
 
 /// Metadata keys of one architecture.
@@ -38,6 +38,9 @@ pub fn shape(file: &GgufFile) -> Result<LlmShape, EncoderError> {
     let is_gemma = matches!(architecture, Gemma2 | Gemma3);
     let has_bias = |part: &str| file.has_tensor(&format!("blk.0.{part}.bias"));
     let num_layers = keys.positive("block_count")?;
+    if num_layers > MAX_LAYERS {
+        return Err(keys.bad("block_count", format!("up to {MAX_LAYERS}, not {num_layers}")));
+    }
     Ok(LlmShape {
         architecture,
         vocab_size: embedding.first().copied().unwrap_or_default(),
@@ -46,7 +49,7 @@ pub fn shape(file: &GgufFile) -> Result<LlmShape, EncoderError> {
         num_kv_heads,
         head_dim,
         mlp_size: keys.positive("feed_forward_length")?,
-        norm_eps: file.float(&keys.key("attention.layer_norm_rms_epsilon"))?,
+        norm_eps: keys.required_float("attention.layer_norm_rms_epsilon")?,
         activation: if is_gemma {
             Activation::GeluTanh
         } else {
@@ -104,7 +107,20 @@ impl Keys<'_> {
     }
 
     fn float(&self, name: &str) -> Result<Option<f32>, EncoderError> {
-        self.file.find_float(&self.key(name))
+        let value = self.file.find_float(&self.key(name))?;
+        match value {
+            Some(value) if !(value.is_finite() && value > 0.0) => {
+                Err(self.bad(name, format!("a number above 0, not {value}")))
+            }
+            value => Ok(value),
+        }
+    }
+
+    fn required_float(&self, name: &str) -> Result<f32, EncoderError> {
+        self.float(name)?.ok_or_else(|| EncoderError::MissingKey {
+            path: self.file.path().to_owned(),
+            key: self.key(name),
+        })
     }
 
     fn positive(&self, name: &str) -> Result<usize, EncoderError> {
@@ -128,8 +144,9 @@ impl Keys<'_> {
             let expected = format!("a divisor of its {num_heads} query heads, not {num_kv_heads}");
             return Err(self.bad("attention.head_count_kv", expected));
         }
-        if !head_dim.is_multiple_of(2) || head_dim == 0 {
-            return Err(self.bad("attention.key_length", format!("even, not {head_dim}")));
+        if !head_dim.is_multiple_of(2) || head_dim == 0 || head_dim > MAX_HEAD_DIM {
+            let expected = format!("even and up to {MAX_HEAD_DIM}, not {head_dim}");
+            return Err(self.bad("attention.key_length", expected));
         }
         for name in ["attention.value_length", "rope.dimension_count"] {
             if self.count(name)?.is_some_and(|dim| dim != head_dim) {
@@ -190,7 +207,7 @@ impl Keys<'_> {
         let stretch = match kind.as_deref() {
             None | Some("none") => Stretch::None,
             Some("linear") => Stretch::Linear {
-                factor: self.file.float(&self.key("rope.scaling.factor"))?,
+                factor: self.required_float("rope.scaling.factor")?,
             },
             Some(kind) => {
                 let expected = format!("none, linear or absent: rotary scaling `{kind}` is not supported");

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::config_json::{ConfigJson, positive};
 use crate::frequencies::{Stretch, frequencies};
-use crate::shape::{Activation, Biases, LayerAttention, LlmShape, Position};
+use crate::shape::{Activation, Biases, LayerAttention, LlmShape, MAX_HEAD_DIM, MAX_LAYERS, Position};
 use crate::{EncoderError, LlmArchitecture};
 
 /// What a family's class in transformers takes for keys that are left out.
@@ -129,8 +129,8 @@ fn decoder(config: &ConfigJson, architecture: LlmArchitecture) -> Result<LlmShap
     let num_heads = config.count("num_attention_heads")?.unwrap_or(defaults.num_heads);
     let head_dim = config.count("head_dim")?.or(defaults.head_dim);
     let head_dim = head_dim.unwrap_or(hidden_size / num_heads);
-    if head_dim == 0 || !head_dim.is_multiple_of(2) {
-        return Err(config.bad("head_dim", format!("even and above 0, not {head_dim}")));
+    if head_dim == 0 || !head_dim.is_multiple_of(2) || head_dim > MAX_HEAD_DIM {
+        return Err(config.bad("head_dim", format!("even and up to {MAX_HEAD_DIM}, not {head_dim}")));
     }
     let is_gemma = matches!(architecture, Gemma2 | Gemma3);
     let score_width = if is_gemma {
@@ -190,7 +190,7 @@ fn t5(config: &ConfigJson) -> Result<LlmShape, EncoderError> {
             ));
         }
     };
-    let num_layers = config.count("num_layers")?.unwrap_or(defaults.num_layers);
+    let num_layers = num_layers(config, "num_layers", &defaults)?;
     let num_buckets = config.count("relative_attention_num_buckets")?.unwrap_or(32);
     let max_distance = config.count("relative_attention_max_distance")?.unwrap_or(128);
     if num_buckets < 4 || !num_buckets.is_multiple_of(2) || max_distance <= num_buckets / 4 {
@@ -266,6 +266,14 @@ fn activation(config: &ConfigJson, is_gemma: bool) -> Result<Activation, Encoder
     })
 }
 
+fn num_layers(config: &ConfigJson, key: &str, defaults: &Defaults) -> Result<usize, EncoderError> {
+    let count = config.count(key)?.unwrap_or(defaults.num_layers);
+    if count > MAX_LAYERS {
+        return Err(config.bad(key, format!("up to {MAX_LAYERS}, not {count}")));
+    }
+    Ok(count)
+}
+
 /// Each layer's reach and rotation.
 fn layers(
     config: &ConfigJson,
@@ -273,7 +281,7 @@ fn layers(
     defaults: &Defaults,
     head_dim: usize,
 ) -> Result<Vec<LayerAttention>, EncoderError> {
-    let num_layers = config.count("num_hidden_layers")?.unwrap_or(defaults.num_layers);
+    let num_layers = num_layers(config, "num_hidden_layers", defaults)?;
     let is_windowed = windowed_layers(config, architecture, defaults, num_layers)?;
     let rotation = |kind, key, default| rotation(config, kind, key, default, head_dim);
     let global = LayerAttention {

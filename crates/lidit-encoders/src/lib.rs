@@ -13,6 +13,7 @@ mod encoder_spec;
 mod error;
 mod frequencies;
 pub mod gguf;
+mod gguf_header;
 mod gguf_shape;
 mod hf_shape;
 mod layer;

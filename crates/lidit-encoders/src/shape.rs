@@ -90,6 +90,11 @@ pub enum Activation {
     Relu,
 }
 
+/// The most layers that are believed: what a config says is allocated for before a tensor is seen.
+pub const MAX_LAYERS: usize = 1 << 12;
+/// The widest head that is believed.
+pub const MAX_HEAD_DIM: usize = 1 << 12;
+
 impl LlmShape {
     /// Number of layers.
     pub fn num_layers(&self) -> usize {
