@@ -124,7 +124,7 @@ def decoders():
     yield Model(
         "llama2", hf.LlamaForCausalLM,
         hf.LlamaConfig(**decoder(vocab_size=384, num_key_value_heads=4, rms_norm_eps=1e-5, **DEFAULT_ROPES)),
-        old=flat_rope, matters=[{"rope_parameters": rope(theta=500000.0)}],
+        dtype=torch.float16, old=flat_rope, matters=[{"rope_parameters": rope(theta=500000.0)}],
     )
     yield Model(
         "llama3", hf.LlamaForCausalLM,
@@ -140,7 +140,7 @@ def decoders():
     yield Model(
         "mistral", hf.MistralForCausalLM,
         hf.MistralConfig(**decoder(vocab_size=384, sliding_window=WINDOW, **free_head_dim, **DEFAULT_ROPES)),
-        old=flat_rope, matters=[{"sliding_window": None}, {"sliding_window": WINDOW + 1}],
+        dtype=torch.bfloat16, old=flat_rope, matters=[{"sliding_window": None}, {"sliding_window": WINDOW + 1}],
     )
     yield Model(
         "qwen2", hf.Qwen2ForCausalLM,
@@ -182,7 +182,7 @@ def decoders():
                 "sliding_attention": rope(theta=10000.0), "full_attention": rope("linear", 1e6, factor=8.0),
             },
         )),
-        old=gemma3_old,
+        dtype=torch.bfloat16, old=gemma3_old,
         matters=[{"layer_types": ["sliding_attention"] * 7}, {"layer_types": ["full_attention"] * 7},
                  {"sliding_window": 4096}, {"query_pre_attn_scalar": 32},
                  {"rope_parameters": {"sliding_attention": rope(), "full_attention": rope(theta=1e6)}},
@@ -204,7 +204,7 @@ def t5():
     }
     yield Model(
         "t5-gated", hf.T5EncoderModel, hf.T5Config(**sizes, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
-        matters=[{"relative_attention_max_distance": 128}, {"dense_act_fn": "relu"}],
+        dtype=torch.float16, matters=[{"relative_attention_max_distance": 128}, {"dense_act_fn": "relu"}],
     )
     yield Model(
         "t5-relu", hf.T5ForConditionalGeneration,

@@ -214,8 +214,9 @@ def mistral():
 def gemma3():
     """No prefix space; runs of newlines and spaces are added tokens that are not special."""
     names = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
-    runs = ["\n", "\n\n", "\u2581\u2581", "\u2581\u2581\u2581"]
+    runs = ["\n", "\n\n", "\u2581\u2581"]
     vocab, merges = sentencepiece_vocab(names, runs, 48)
+    merges = [["\n", "\n"], ["\u2581", "\u2581"], *merges]
     special = {name: vocab[name] for name in names}
     added = [*controls(special), *controls({run: vocab[run] for run in runs}, special=False)]
     config = {
