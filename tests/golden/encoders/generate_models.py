@@ -124,7 +124,7 @@ def decoders():
     yield Model(
         "llama2", hf.LlamaForCausalLM,
         hf.LlamaConfig(**decoder(vocab_size=384, num_key_value_heads=4, rms_norm_eps=1e-5, **DEFAULT_ROPES)),
-        dtype=torch.float16, old=flat_rope, matters=[{"rope_parameters": rope(theta=500000.0)}],
+        old=flat_rope, matters=[{"rope_parameters": rope(theta=500000.0)}],
     )
     yield Model(
         "llama3", hf.LlamaForCausalLM,
@@ -172,6 +172,7 @@ def decoders():
         old=flat_rope,
         matters=[{"attn_logit_softcapping": 50.0}, {"query_pre_attn_scalar": 16}, {"sliding_window": 4096},
                  {"layer_types": ["full_attention", "sliding_attention"] * 2}],
+        dtype=torch.float16,
     )
     yield Model(
         "gemma3-text", hf.Gemma3ForCausalLM,
