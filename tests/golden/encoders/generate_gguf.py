@@ -1,11 +1,11 @@
 """GGUF twins of the tiny folders, as llama.cpp's converter writes them, and one tensor of every quantised type.
 
     pip install torch==2.15.0 transformers==5.23.0 gguf==0.19.0 safetensors==0.8.0 numpy==2.4.6
-    python generate_models.py && python generate_gguf.py
+    python generate_models.py && python generate_tokenizers.py && python generate_gguf.py
 
 `models/NAME.gguf` has the weights of `models/NAME/`, so `NAME.safetensors` are its states too. Gemma 2 is the exception:
 a GGUF cannot say `query_pre_attn_scalar`, llama.cpp takes the head size; its states are `gemma2-gguf.safetensors`.
-The files have no tokenizer.
+Where the folder has a tokenizer the file has it, too, and makes the same ids.
 
 `quantised.gguf` has a tensor `TYPE` [4, 512] of every type, and `quantised.safetensors` its values according to the
 `gguf` package. The simple types are quantised normal numbers; the K types, which the package can only read, are random
@@ -69,7 +69,6 @@ def write_keys(writer, config, head_dim):
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
-    writer.add_tokenizer_model("no_vocab")
     rope = config["rope_parameters"]
     if "full_attention" in rope:
         writer.add_rope_freq_base_swa(rope["sliding_attention"]["rope_theta"])
@@ -86,6 +85,54 @@ def write_keys(writer, config, head_dim):
     if config["model_type"] == "gemma2":
         writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
         writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+BYTE_LEVEL = {"llama3": "llama-bpe", "qwen3": "qwen2"}
+
+
+def kind_of(piece, added, folder):
+    """A token's type."""
+    if piece in added and piece == "<unk>":
+        return UNKNOWN
+    if piece in added:
+        return CONTROL if added[piece]["special"] else USER_DEFINED
+    return BYTE if folder not in BYTE_LEVEL and piece.startswith("<0x") else NORMAL
+
+
+def write_tokenizer(writer, name, rows):
+    """The folder's tokenizer as the converter writes it: a token for every row, merges in order or scores."""
+    path = MODELS / name / "tokenizer.json"
+    if not path.exists():
+        writer.add_tokenizer_model("no_vocab")
+        return
+    tokenizer, config = json.loads(path.read_text()), json.loads((MODELS / name / "tokenizer_config.json").read_text())
+    added = {token["content"]: token for token in tokenizer["added_tokens"]}
+    vocab = {**tokenizer["model"]["vocab"], **{text: token["id"] for text, token in added.items()}}
+    pieces = sorted(vocab, key=vocab.get)
+    assert [vocab[piece] for piece in pieces] == list(range(len(pieces)))
+    unused = [f"[PAD{id}]" for id in range(len(pieces), rows)]
+    merges = tokenizer["model"]["merges"]
+    writer.add_tokenizer_model("gpt2" if name in BYTE_LEVEL else "llama")
+    writer.add_tokenizer_pre(BYTE_LEVEL.get(name, "default"))
+    writer.add_token_list([*pieces, *unused])
+    writer.add_token_types([*(kind_of(piece, added, name) for piece in pieces), *([UNUSED] * len(unused))])
+    if name in BYTE_LEVEL:
+        writer.add_token_merges([" ".join(pair) for pair in merges])
+    else:
+        ranks = {}
+        for rank, (left, right) in enumerate(merges):
+            ranks.setdefault(left + right, -float(rank + 1))
+        last = -float(len(merges) + 1)
+        scores = [ranks.get(piece, 0.0 if kind_of(piece, added, name) != NORMAL else last) for piece in pieces]
+        writer.add_token_scores([*scores, *([-1000.0] * len(unused))])
+    token = lambda key: vocab[config[key]["content"] if isinstance(config[key], dict) else config[key]]  # noqa: E731
+    writer.add_eos_token_id(token("eos_token"))
+    if config["bos_token"]:
+        writer.add_bos_token_id(token("bos_token"))
+    writer.add_add_bos_token(config["bos_token"] is not None)
+    if name.startswith("gemma"):
+        writer.add_add_space_prefix(False)
 
 
 def converted(name, tensor, config):
@@ -109,6 +156,7 @@ def write_twin(name, kind):
     path = MODELS / f"{name}.gguf"
     writer = GGUFWriter(path, config["model_type"].removesuffix("_text"))
     write_keys(writer, config, head_dim)
+    write_tokenizer(writer, name, config["vocab_size"])
     if config.get("rope_parameters", {}).get("rope_type") == "llama3":
         writer.add_tensor("rope_freqs.weight", llama3_factors(config["rope_parameters"], head_dim))
     for shard in sorted((MODELS / name).glob("*.safetensors")):
@@ -116,7 +164,7 @@ def write_twin(name, kind):
             ours, value = converted(theirs, tensor.float().numpy(), config)
             stored = kind if value.ndim > 1 else Type.F32  # the converter keeps gains and biases in f32
             data = gguf.quants.quantize(value, stored)
-            assert name == "gemma2" or np.array_equal(gguf.quants.dequantize(data, stored).reshape(value.shape), value)
+            assert np.array_equal(gguf.quants.dequantize(data, stored).reshape(value.shape), value)
             writer.add_tensor(ours, data, raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -126,13 +174,9 @@ def write_twin(name, kind):
 
 
 def write_gemma2_states():
-    """Gemma 2 with llama.cpp's score scale and the weights as the GGUF rounds them."""
+    """Gemma 2 with llama.cpp's score scale."""
     config = hf.AutoConfig.from_pretrained(MODELS / "gemma2")
     model = load(hf.Gemma2ForCausalLM, MODELS / "gemma2", config=changed(config, {"query_pre_attn_scalar": config.head_dim}))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.copy_(parameter.half().float())
     out = {}
     for i, ids in enumerate(prompts(config.vocab_size)):
         hidden = states(model, ids)
@@ -175,7 +219,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     kinds = {
         "llama2": Type.F32, "llama3": Type.F32, "llama-linear": Type.F16, "qwen2": Type.F16, "qwen3": Type.BF16,
-        "gemma2": Type.F16, "gemma3-text": Type.F32,
+        "gemma2": Type.F16, "gemma3-text": Type.BF16,
     }
     for name, kind in kinds.items():
         write_twin(name, kind)

@@ -139,8 +139,8 @@ def decoders():
     )
     yield Model(
         "mistral", hf.MistralForCausalLM,
-        hf.MistralConfig(**decoder(sliding_window=WINDOW, **free_head_dim, **DEFAULT_ROPES)),
-        old=flat_rope, matters=[{"sliding_window": None}, {"sliding_window": WINDOW + 1}],
+        hf.MistralConfig(**decoder(vocab_size=384, sliding_window=WINDOW, **free_head_dim, **DEFAULT_ROPES)),
+        dtype=torch.bfloat16, old=flat_rope, matters=[{"sliding_window": None}, {"sliding_window": WINDOW + 1}],
     )
     yield Model(
         "qwen2", hf.Qwen2ForCausalLM,
@@ -172,6 +172,7 @@ def decoders():
         old=flat_rope,
         matters=[{"attn_logit_softcapping": 50.0}, {"query_pre_attn_scalar": 16}, {"sliding_window": 4096},
                  {"layer_types": ["full_attention", "sliding_attention"] * 2}],
+        dtype=torch.float16,
     )
     yield Model(
         "gemma3-text", hf.Gemma3ForCausalLM,
@@ -182,7 +183,7 @@ def decoders():
                 "sliding_attention": rope(theta=10000.0), "full_attention": rope("linear", 1e6, factor=8.0),
             },
         )),
-        old=gemma3_old,
+        dtype=torch.bfloat16, old=gemma3_old,
         matters=[{"layer_types": ["sliding_attention"] * 7}, {"layer_types": ["full_attention"] * 7},
                  {"sliding_window": 4096}, {"query_pre_attn_scalar": 32},
                  {"rope_parameters": {"sliding_attention": rope(), "full_attention": rope(theta=1e6)}},
@@ -204,7 +205,7 @@ def t5():
     }
     yield Model(
         "t5-gated", hf.T5EncoderModel, hf.T5Config(**sizes, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
-        matters=[{"relative_attention_max_distance": 128}, {"dense_act_fn": "relu"}],
+        dtype=torch.float16, matters=[{"relative_attention_max_distance": 128}, {"dense_act_fn": "relu"}],
     )
     yield Model(
         "t5-relu", hf.T5ForConditionalGeneration,
