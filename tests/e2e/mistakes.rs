@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use std::path::Path;
+
 use crate::lidit::{debug_config, digest, error, json, root, run, train, train_args};
 
 /// Trains the debug run with one `--set` in a fresh folder; it must be refused.
@@ -62,6 +64,7 @@ fn a_circle_of_includes_and_a_missing_file_are_named() {
     assert!(message.contains("circle.toml"), "{message}");
     let message = error(&["train", dir.path().join("absent.toml").to_str().unwrap()]);
     assert!(message.contains("absent.toml"), "{message}");
+    assert!(!Path::new("runs/absent").exists(), "a config that can't be read leaves a run directory");
 }
 
 #[test]

@@ -82,6 +82,10 @@ fn open(request: &RunRequest<'_>, world: &World) -> Result<(RunDir, RunConfig)> 
             RunConfig::from_table(text.parse()?, &[])?,
         ));
     }
+    // A config that can't be read leaves no run directory behind.
+    if !request.run_dir.join("config.toml").exists() {
+        (request.load)(request.sets)?;
+    }
     let run_dir = match request.start {
         Start::Fresh => RunDir::create(&request.run_dir)?,
         Start::Resume => RunDir::resume(&request.run_dir)?,
