@@ -1,7 +1,6 @@
 //! Wrong input: one clear error that names it, exit code 1, nothing lost.
 
 use std::fs;
-
 use std::path::Path;
 
 use crate::lidit::{debug_config, digest, error, json, root, run, train, train_args};
