@@ -3,21 +3,22 @@
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, DispatchDevice, Flex, backend_extension};
 use burn::tensor::activation::sigmoid;
-use burn::tensor::{Bytes, DType, Shape, Tensor};
+use burn::tensor::{DType, Tensor};
 use burn_autodiff::NodeId;
 use burn_autodiff::checkpoint::base::Checkpointer;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind, unary};
-use burn_flex::{FlexTensor, Layout};
+use burn_flex::FlexTensor;
 use rayon::prelude::*;
+
+use crate::flex::{CHUNK, new_flex, values};
+use crate::simd::{dispatch, logistic};
 
 /// `2 sqrt(2 / pi)`.
 const LINEAR: f32 = 1.595_769;
 /// The cubic term's share, `0.044715 * LINEAR`.
 const CUBIC: f32 = 0.071_354_814;
-/// Elements a task.
-const CHUNK: usize = 32 * 1024;
 
 /// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`, elementwise, with its own backward.
 ///
@@ -54,7 +55,7 @@ impl GeluOps for Flex {
         out.par_chunks_mut(CHUNK)
             .zip(values(&x).par_chunks(CHUNK))
             .for_each(|(out, x)| forward(x, out));
-        flex(out, x.layout().shape().clone())
+        new_flex(out, x.layout().shape().clone())
     }
 
     fn gelu_tanh_backward(x: FlexTensor, gradient: FlexTensor) -> FlexTensor {
@@ -64,17 +65,8 @@ impl GeluOps for Flex {
             .zip(values(&x).par_chunks(CHUNK))
             .zip(values(&gradient).par_chunks(CHUNK))
             .for_each(|((out, x), gradient)| backward(x, gradient, out));
-        flex(out, x.layout().shape().clone())
+        new_flex(out, x.layout().shape().clone())
     }
-}
-
-fn values(x: &FlexTensor) -> &[f32] {
-    x.as_slice()
-        .unwrap_or_else(|| panic!("GELU of a {:?} tensor that is not contiguous f32", x.dtype()))
-}
-
-fn flex(values: Vec<f32>, shape: Shape) -> FlexTensor {
-    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape), DType::F32)
 }
 
 impl<B: GeluOps, C: CheckpointStrategy> GeluOps for Autodiff<B, C> {
@@ -110,55 +102,20 @@ impl<B: GeluOps> Backward<B, 1> for Gelu {
     }
 }
 
-/// Compiles one body for AVX-512, AVX2 and the baseline, and takes the best that the CPU has.
-macro_rules! dispatch {
-    ($name:ident, $body:ident, ($($arg:ident: $type:ty),*)) => {
-        fn $name($($arg: $type),*) {
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,fma")]
-                fn avx512($($arg: $type),*) {
-                    $body($($arg),*);
-                }
-                #[target_feature(enable = "avx2,fma")]
-                fn avx2($($arg: $type),*) {
-                    $body($($arg),*);
-                }
-                if ["avx512f", "avx512dq", "avx512vl", "avx512bw", "fma"].iter().all(|feature| has(feature)) {
-                    // SAFETY: the CPU has every feature that the function was compiled for.
-                    return unsafe { avx512($($arg),*) };
-                }
-                if has("avx2") && has("fma") {
-                    // SAFETY: as above.
-                    return unsafe { avx2($($arg),*) };
-                }
-            }
-            $body($($arg),*);
-        }
-    };
-}
-
 dispatch!(forward, forward_body, (x: &[f32], out: &mut [f32]));
 dispatch!(backward, backward_body, (x: &[f32], gradient: &[f32], out: &mut [f32]));
-
-#[cfg(target_arch = "x86_64")]
-fn has(feature: &str) -> bool {
-    match feature {
-        "avx512f" => std::is_x86_feature_detected!("avx512f"),
-        "avx512dq" => std::is_x86_feature_detected!("avx512dq"),
-        "avx512vl" => std::is_x86_feature_detected!("avx512vl"),
-        "avx512bw" => std::is_x86_feature_detected!("avx512bw"),
-        "avx2" => std::is_x86_feature_detected!("avx2"),
-        "fma" => std::is_x86_feature_detected!("fma"),
-        _ => false,
-    }
-}
 
 #[inline(always)]
 fn forward_body(x: &[f32], out: &mut [f32]) {
     for (out, &x) in out.iter_mut().zip(x) {
-        *out = x * logistic(x * (LINEAR + CUBIC * x * x));
+        *out = gelu_value(x);
     }
+}
+
+/// GELU of one number.
+#[inline(always)]
+pub fn gelu_value(x: f32) -> f32 {
+    x * logistic(x * (LINEAR + CUBIC * x * x))
 }
 
 #[inline(always)]
@@ -168,29 +125,6 @@ fn backward_body(x: &[f32], gradient: &[f32], out: &mut [f32]) {
         let s = logistic(x * (LINEAR + CUBIC * square));
         *out = gradient * s * (1.0 + x * (1.0 - s) * (LINEAR + 3.0 * CUBIC * square));
     }
-}
-
-/// `1 / (1 + exp(-u))`.
-#[inline(always)]
-fn logistic(u: f32) -> f32 {
-    1.0 / (1.0 + exp(-u))
-}
-
-/// `exp` for a vector unit: `2^n` from the exponent bits times a polynomial in the rest. Relative error below 3e-7.
-///
-/// The polynomial is the Taylor series of degree 6 on |r| <= ln 2 / 2.
-#[inline(always)]
-fn exp(x: f32) -> f32 {
-    /// 1.5 * 2^23: adding it rounds to an integer and leaves that integer in the low bits.
-    const ROUND: f32 = 12_582_912.0;
-    const LN_2_HIGH: f32 = 0.693_359_4;
-    const LN_2_LOW: f32 = -2.121_944_4e-4;
-    let x = x.clamp(-87.0, 87.0);
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
-    let n = shifted - ROUND;
-    let r = x - n * LN_2_HIGH - n * LN_2_LOW;
-    let p = 1.0 + r * (1.0 + r * (0.5 + r * (1.0 / 6.0 + r * (1.0 / 24.0 + r * (1.0 / 120.0 + r * (1.0 / 720.0))))));
-    p * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
 }
 
 #[cfg(test)]

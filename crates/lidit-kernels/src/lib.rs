@@ -1,8 +1,20 @@
-//! Fused operations that burn lacks, forward and backward, each beside its plain-burn reference.
+//! Fused operations that burn lacks, each beside its plain-burn reference; those that are trained have their own
+//! backward.
 //!
 //! On the CPU (burn-flex) in f32 they run as one pass over memory on all cores; anywhere else they are their reference,
 //! which burn-fusion joins on a GPU. Results depend on the CPU's instruction set in the last bits.
 
+mod attention;
+mod attention_flex;
+mod flex;
+mod gated;
 mod gelu;
+mod rms_norm;
+mod rope;
+mod simd;
 
+pub use attention::{AttentionMask, AttentionScores, Reach, attention, attention_reference};
+pub use gated::{gated_gelu, gated_gelu_reference, gated_silu, gated_silu_reference};
 pub use gelu::{gelu, gelu_reference};
+pub use rms_norm::{rms_norm, rms_norm_reference};
+pub use rope::{rotate, rotate_reference};

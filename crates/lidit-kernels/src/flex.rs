@@ -1,0 +1,118 @@
+//! Into burn's CPU tensors and back.
+
+use burn::backend::{DispatchDevice, Flex};
+use burn::tensor::{Bytes, DType, Shape, Tensor};
+use burn_flex::{FlexTensor, Layout};
+
+/// Elements a task.
+pub const CHUNK: usize = 32 * 1024;
+
+/// Whether `x` is an f32 tensor of the CPU that no gradient is asked of, so that [`into_flex`] takes it.
+pub fn is_flex<const D: usize>(x: &Tensor<D>) -> bool {
+    x.dtype() == DType::F32 && matches!(x.device().as_dispatch(), DispatchDevice::Flex(_))
+}
+
+/// The tensor behind one that [`is_flex`].
+pub fn into_flex<const D: usize>(x: Tensor<D>) -> FlexTensor {
+    x.try_into_primitive::<Flex>()
+        .unwrap_or_else(|e| panic!("a tensor of the CPU turns out to be another: {e:?}"))
+}
+
+/// Back to where [`into_flex`] came from.
+pub fn from_flex<const D: usize>(x: FlexTensor) -> Tensor<D> {
+    Tensor::from_primitive::<Flex>(x)
+}
+
+/// A contiguous tensor of `values`.
+pub fn new_flex(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape.into()), DType::F32)
+}
+
+/// The elements of a contiguous f32 tensor.
+pub fn values(x: &FlexTensor) -> &[f32] {
+    x.as_slice()
+        .unwrap_or_else(|| panic!("a {:?} tensor is not contiguous f32", x.dtype()))
+}
+
+/// `x` changed by `f`, in its own memory where nobody else holds it.
+pub fn map_owned(x: FlexTensor, f: impl FnOnce(&mut [f32])) -> FlexTensor {
+    let mut x = if x.is_contiguous() { x } else { x.to_contiguous() };
+    let is_whole = x.storage::<f32>().len() == x.layout().num_elements();
+    if is_whole && let Some(values) = x.try_storage_mut() {
+        f(values);
+        return x;
+    }
+    let mut copy = values(&x).to_vec();
+    f(&mut copy);
+    new_flex(copy, x.layout().shape().clone())
+}
+
+/// Rows of a tensor of four axes, wherever they lie in memory.
+pub struct Rows<'a> {
+    values: &'a [f32],
+    strides: [usize; 3],
+    width: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// The rows of `x`, which [`with_whole_rows`] has passed: its last three axes but the last, the first ones 0 where
+    /// it has fewer.
+    pub fn new(x: &'a FlexTensor) -> Self {
+        let layout = x.layout();
+        let (strides, shape) = (layout.strides(), layout.shape());
+        let last = strides.len() - 1;
+        let stride = |axis: usize| {
+            (axis + last)
+                .checked_sub(3)
+                .map_or(0, |axis| strides[axis].unsigned_abs())
+        };
+        Self {
+            values: &x.storage()[layout.start_offset()..],
+            strides: [stride(0), stride(1), stride(2)],
+            width: shape[last],
+        }
+    }
+
+    /// Row `(i, j, k)`.
+    #[inline(always)]
+    pub fn row(&self, i: usize, j: usize, k: usize) -> &'a [f32] {
+        let start = i * self.strides[0] + j * self.strides[1] + k * self.strides[2];
+        &self.values[start..][..self.width]
+    }
+}
+
+/// `x`, copied only if its last axis is not contiguous or an axis runs backwards.
+pub fn with_whole_rows(x: FlexTensor) -> FlexTensor {
+    let strides = x.layout().strides();
+    if strides.last() == Some(&1) && strides.iter().all(|&stride| stride >= 0) {
+        x
+    } else {
+        x.to_contiguous()
+    }
+}
+
+#[cfg(test)]
+pub mod testing {
+    //! Inputs and comparisons that the tests of all operations share.
+
+    use burn::tensor::{Device, Tensor, TensorData};
+
+    /// Numbers in -2..2 without a pattern in any axis.
+    pub fn tensor<const D: usize>(shape: [usize; D], seed: usize) -> Tensor<D> {
+        let len = shape.iter().product::<usize>();
+        let values: Vec<f32> = (0..len)
+            .map(|i| ((i + 31 * seed) * 7919 % 4001) as f32 / 1000.25 - 2.0)
+            .collect();
+        Tensor::from_data(TensorData::new(values, shape), &Device::flex())
+    }
+
+    /// Equal within `tolerance` of 1 and of the value.
+    pub fn assert_close<const D: usize>(got: Tensor<D>, right: Tensor<D>, tolerance: f32) {
+        assert_eq!(got.dims(), right.dims());
+        let host = |x: Tensor<D>| x.to_data().iter::<f32>().collect::<Vec<_>>();
+        for (i, (got, right)) in host(got).into_iter().zip(host(right)).enumerate() {
+            let off = (got - right).abs();
+            assert!(off <= tolerance * (1.0 + right.abs()), "element {i}: {got} and {right}");
+        }
+    }
+}
