@@ -63,7 +63,10 @@ fn a_circle_of_includes_and_a_missing_file_are_named() {
     assert!(message.contains("circle.toml"), "{message}");
     let message = error(&["train", dir.path().join("absent.toml").to_str().unwrap()]);
     assert!(message.contains("absent.toml"), "{message}");
-    assert!(!Path::new("runs/absent").exists(), "a config that can't be read leaves a run directory");
+    assert!(
+        !Path::new("runs/absent").exists(),
+        "a config that can't be read leaves a run directory"
+    );
 }
 
 #[test]

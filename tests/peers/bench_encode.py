@@ -85,7 +85,7 @@ def ours(args, *more):
     command = [
         args.lidit, "bench", "encode", args.config, "--json", "--rounds", "1", "--captions", str(args.captions),
         "--set", "encoders.system_prompt=", "--set", f"encoders.precision={args.precision}",
-        "--set", "encoders.llm=[{model=\"smollm2\",layer=-3}]", *more,
+        "--set", "encoders.llm=[{model=\"smollm2\",layer=-3}]", "--set", "model.fusion=concatenate", *more,
     ]  # fmt: skip
     environment = os.environ | {"RAYON_NUM_THREADS": "2"}
     answer = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout

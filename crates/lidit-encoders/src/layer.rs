@@ -1,8 +1,8 @@
 //! One layer of a language model: attention and a feed-forward part, each with its norms.
 
-use crate::plain::{AttentionMask, attention, gated_gelu, gated_silu, rms_norm};
 use burn::tensor::activation::{gelu, relu, silu};
 use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
+use lidit_kernels::{AttentionMask, AttentionScores, attention, gated_gelu, gated_silu, rms_norm};
 
 use crate::Precision;
 use crate::rope::Rope;
@@ -74,8 +74,8 @@ pub struct RmsNorm {
 pub struct Positions {
     /// Absent where positions are relative.
     pub rope: Option<Rope>,
-    /// Added to the scores: `[H, T, T]`.
-    pub bias: Option<Tensor<3>>,
+    /// How scores are made.
+    pub scores: AttentionScores,
     /// Who sees whom.
     pub mask: AttentionMask,
 }
@@ -144,8 +144,8 @@ impl Attention {
             keys: key.clone().narrow(0, 0, 1).squeeze_dim(0), // [T, K, d]
             values: value.clone().narrow(0, 0, 1).squeeze_dim(0),
         };
-        let before = before.map(|KeysValues { keys, values }| (keys, values));
-        let mixed = attention(query, key, value, before, positions.bias.clone(), &positions.mask); // [B, T, H, d]
+        let before = before.map(|KeysValues { keys, values }| [keys, values]);
+        let mixed = attention(query, key, value, before, &positions.scores, &positions.mask); // [B, T, H, d]
         let mixed = mixed.reshape([batch * len, shape.num_heads * shape.head_dim]);
         (self.output.forward(mixed), own)
     }

@@ -21,7 +21,6 @@ mod layer_choice;
 mod llm;
 mod model_files;
 mod model_folder;
-mod plain;
 mod prompt_encoder;
 mod relative_bias;
 mod rope;

@@ -1,7 +1,7 @@
 //! A frozen language model, up to the layer whose states are asked for.
 
-use crate::plain::AttentionMask;
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use lidit_kernels::{AttentionMask, AttentionScores, Reach};
 
 use crate::embedding::EmbeddingTable;
 use crate::layer::{KeysValues, Layer, Positions, RmsNorm};
@@ -176,15 +176,19 @@ impl Llm {
         let of_layer = of_layer.collect();
         let positions = |(layer, bias): &(&LayerAttention, Option<&RelativeBias>)| Positions {
             rope: (!layer.frequencies.is_empty()).then(|| Rope::new(&layer.frequencies, num_shared, len, &self.device)),
-            bias: bias.map(|bias| bias.scores(len, &self.device)),
-            mask: AttentionMask {
-                causal: self.shape.is_causal(),
-                window: layer.window,
-                lengths: prompts.iter().map(|ids| ids.len()).collect(),
-                shared: vec![num_shared; prompts.len()],
+            scores: AttentionScores {
                 scale: self.shape.score_scale,
                 softcap: self.shape.score_cap,
+                bias: bias.map(|bias| bias.scores(len, &self.device)),
             },
+            mask: AttentionMask::new(
+                Reach {
+                    causal: self.shape.is_causal(),
+                    window: layer.window,
+                },
+                prompts.iter().map(|ids| ids.len()).collect(),
+                vec![num_shared; prompts.len()],
+            ),
         };
         Kinds {
             of_layer,

@@ -1,7 +1,7 @@
 //! Rotary positions: pairs of features turn by an angle that grows with the position.
 
-use crate::plain::rotate;
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use lidit_kernels::rotate;
 
 /// Cosines and sines for some positions of one set of frequencies.
 #[derive(Clone, Debug)]
