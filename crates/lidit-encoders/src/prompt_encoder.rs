@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::EncoderError;
 use crate::gguf::{GgufFile, hex};
 use crate::llm::Llm;
-use crate::template::{Prompt, TemplateConfig};
+use crate::template::{Prompt, PromptTemplate, TemplateConfig};
 use crate::tokenizer::Tokenizer;
 
 /// Padded tokens a batch may have. Large enough that matrix products run at full speed on two cores,
@@ -41,7 +41,7 @@ pub enum Precision {
 pub struct PromptEncoder {
     llm: Llm,
     tokenizer: Tokenizer,
-    template: TemplateConfig,
+    template: PromptTemplate,
     prefix: Prefix,
     fingerprint: String,
 }
@@ -81,9 +81,6 @@ impl PromptEncoder {
         precision: Precision,
         device: &Device,
     ) -> Result<Self, EncoderError> {
-        if template.max_caption_tokens == 0 {
-            return Err(EncoderError::NoCaptionTokens);
-        }
         let file = GgufFile::open(path)?;
         let llm = Llm::from_gguf(&file, layer, precision, device)?;
         let tokenizer = Tokenizer::from_gguf(&file)?;
@@ -95,20 +92,20 @@ impl PromptEncoder {
                 rows: llm.config().vocab_size,
             });
         }
+        let assembled = template.for_tokenizer(&tokenizer)?;
         let parts = [
             "lidit prompt encoder 1".to_owned(),
             file.digest()?,
             llm.config().architecture.name().to_owned(),
-            template.prefix(),
+            template.canonical(),
             llm.depth().to_string(),
-            format!("{:?}", tokenizer.scheme()),
+            tokenizer.digest().to_owned(),
             format!("{precision:?}"),
-            template.max_caption_tokens.to_string(),
         ];
         Ok(Self {
             llm,
             tokenizer,
-            template,
+            template: assembled,
             prefix: Prefix::default(),
             fingerprint: fingerprint(&parts),
         })

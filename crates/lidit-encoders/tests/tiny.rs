@@ -10,13 +10,13 @@ use std::path::Path;
 use burn::tensor::Device;
 use common::{f32s, fixture, golden, relative_error, u32s};
 use lidit_encoders::gguf::GgufFile;
-use lidit_encoders::{EncoderError, Instruction, Precision, PromptEncoder, Segment, TemplateConfig, Tokenizer};
+use lidit_encoders::{EncoderError, PrefixKind, Precision, PromptEncoder, Segment, TemplateConfig, Tokenizer};
 use safetensors::SafeTensors;
 
 const TINY: [&str; 2] = ["tiny-llama", "tiny-gemma3"];
 
 fn load(path: &Path, layer: i32, precision: Precision) -> Result<PromptEncoder, EncoderError> {
-    PromptEncoder::load(path, layer, TemplateConfig::plain(), precision, &Device::flex())
+    PromptEncoder::load(path, layer, TemplateConfig::bare(), precision, &Device::flex())
 }
 
 fn gguf(name: &str) -> std::path::PathBuf {
@@ -25,11 +25,11 @@ fn gguf(name: &str) -> std::path::PathBuf {
 
 fn instructed() -> TemplateConfig {
     TemplateConfig {
-        instruction: Some(Instruction {
-            system_prompt: "You are a helpful assistant.".into(),
-            instruction: "Describe the image:".into(),
-        }),
+        prefix: PrefixKind::Instruction,
+        system_prompt: "You are a helpful assistant.".into(),
+        instruction: "Describe the image:".into(),
         max_caption_tokens: 32,
+        ..TemplateConfig::bare()
     }
 }
 
@@ -147,7 +147,7 @@ fn fingerprints_tell_everything_that_changes_states_apart() {
         let encoder = PromptEncoder::load(&gguf(name), layer, template.clone(), precision, &Device::flex());
         encoder.unwrap().fingerprint()
     };
-    let plain = TemplateConfig::plain();
+    let plain = TemplateConfig::bare();
     let mut all = vec![
         fingerprint("tiny-llama", -3, &plain, Precision::F32),
         fingerprint("tiny-gemma3", -3, &plain, Precision::F32),
