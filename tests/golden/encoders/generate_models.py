@@ -139,7 +139,7 @@ def decoders():
     )
     yield Model(
         "mistral", hf.MistralForCausalLM,
-        hf.MistralConfig(**decoder(sliding_window=WINDOW, **free_head_dim, **DEFAULT_ROPES)),
+        hf.MistralConfig(**decoder(vocab_size=384, sliding_window=WINDOW, **free_head_dim, **DEFAULT_ROPES)),
         old=flat_rope, matters=[{"sliding_window": None}, {"sliding_window": WINDOW + 1}],
     )
     yield Model(
