@@ -92,7 +92,11 @@ impl AddedTokens {
             let mut next = at + 1;
             for token in self.starting_at(text, at) {
                 let bytes = at..at + token.text_len;
-                let place = if token.added.special { place(bytes.clone()) } else { Place::Template };
+                let place = if token.added.special {
+                    place(bytes.clone())
+                } else {
+                    Place::Template
+                };
                 if place == Place::Across {
                     continue;
                 }
@@ -142,8 +146,16 @@ impl AddedToken {
     fn taken(&self, text: &str, bytes: &Range<usize>) -> Range<usize> {
         let before = &text[..bytes.start];
         let after = &text[bytes.end..];
-        let start = if self.lstrip { before.trim_end().len() } else { bytes.start };
-        let end = if self.rstrip { text.len() - after.trim_start().len() } else { bytes.end };
+        let start = if self.lstrip {
+            before.trim_end().len()
+        } else {
+            bytes.start
+        };
+        let end = if self.rstrip {
+            text.len() - after.trim_start().len()
+        } else {
+            bytes.end
+        };
         start..end
     }
 }

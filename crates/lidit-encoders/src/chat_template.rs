@@ -73,7 +73,9 @@ fn without_generation_marks(source: &str) -> String {
     let mut out = String::new();
     let mut rest = source;
     while let Some((before, tag)) = rest.split_once("{%") {
-        let Some((inside, after)) = tag.split_once("%}") else { break };
+        let Some((inside, after)) = tag.split_once("%}") else {
+            break;
+        };
         let name = inside.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
         let inside = match name {
             "generation" => inside.replace(name, "if true"),

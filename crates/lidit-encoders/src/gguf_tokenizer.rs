@@ -47,7 +47,10 @@ impl Tokenizer {
                 "padding" => "pad_token".to_owned(),
                 name => format!("{name}_token"),
             };
-            tokens.extend(id.and_then(|id| vocabulary.tokens.get(id)).map(|text| (name, text.clone())));
+            tokens.extend(
+                id.and_then(|id| vocabulary.tokens.get(id))
+                    .map(|text| (name, text.clone())),
+            );
         }
         let digest = vocabulary.digest(charsmap.as_deref(), unknown, source.as_deref());
         let parts = TokenizerParts {
@@ -129,8 +132,12 @@ impl Vocabulary {
 
     /// Control tokens, and those that are found whole in any text.
     fn added(&self) -> Vec<AddedToken> {
-        let control = self.with_kind(TokenKind::Control).map(|(text, id)| AddedToken::new(id, text, true));
-        let whole = self.with_kind(TokenKind::UserDefined).map(|(text, id)| AddedToken::new(id, text, false));
+        let control = self
+            .with_kind(TokenKind::Control)
+            .map(|(text, id)| AddedToken::new(id, text, true));
+        let whole = self
+            .with_kind(TokenKind::UserDefined)
+            .map(|(text, id)| AddedToken::new(id, text, false));
         control.chain(whole).collect()
     }
 
@@ -163,8 +170,13 @@ impl Vocabulary {
 fn checked_charsmap(blob: &[u8]) -> Result<Precompiled, String> {
     let broken = || "its precompiled_charsmap is damaged".to_owned();
     let (head, rest) = blob.split_first_chunk::<4>().ok_or_else(broken)?;
-    let (array, texts) = rest.split_at_checked(u32::from_le_bytes(*head) as usize).ok_or_else(broken)?;
-    let units: Vec<usize> = array.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize).collect();
+    let (array, texts) = rest
+        .split_at_checked(u32::from_le_bytes(*head) as usize)
+        .ok_or_else(broken)?;
+    let units: Vec<usize> = array
+        .chunks_exact(4)
+        .map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]) as usize)
+        .collect();
     let texts = std::str::from_utf8(texts).map_err(|_| broken())?;
     let offset = |unit: usize| (unit >> 10) << ((unit & (1 << 9)) >> 6);
     let mut seen = vec![false; units.len()];

@@ -117,7 +117,15 @@ struct ModelConfig {
 }
 
 /// Tokens with a name of their own; transformers makes all of them control tokens.
-const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+const NAMED: [&str; 7] = [
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+];
 
 impl Tokenizer {
     /// Reads `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja` of `folder`; only the first must be
@@ -152,7 +160,10 @@ impl Tokenizer {
             let eos = added.iter().find(|token| Some(&token.text) == named.get("eos_token"));
             ends = Ends {
                 before: Vec::new(),
-                after: vec![eos.ok_or_else(|| wrong("its end-of-text token is not in the vocabulary".into()))?.id],
+                after: vec![
+                    eos.ok_or_else(|| wrong("its end-of-text token is not in the vocabulary".into()))?
+                        .id,
+                ],
             };
         }
         let chat_template = source.map(|source| ChatTemplate { source, tokens: named });
@@ -173,7 +184,11 @@ impl TokenizerFile {
     /// The tokens found whole: those of `tokenizer.json`, then those of the config, whose flags win, then the named.
     fn added(&self, config: &TokenizerConfig, named: &BTreeMap<String, String>) -> Vec<AddedToken> {
         let listed = self.added_tokens.iter().map(|listed| (listed.id, &listed.token));
-        let decoder = config.added_tokens_decoder.iter().flatten().map(|(id, token)| (*id, token));
+        let decoder = config
+            .added_tokens_decoder
+            .iter()
+            .flatten()
+            .map(|(id, token)| (*id, token));
         let mut added: Vec<AddedToken> = Vec::new();
         for (id, token) in listed.chain(decoder) {
             let id = self.model.id(&token.content).unwrap_or(id);
@@ -208,7 +223,10 @@ impl TokenizerFile {
         let around = processor.process(Encoding::from_tokens(vec![token], 0), None, true);
         let around = around.map_err(|e| format!("its post-processor fails: {e}"))?;
         let ids = around.get_ids();
-        let at = ids.iter().position(|&id| id == TEXT).ok_or("its post-processor leaves the text out")?;
+        let at = ids
+            .iter()
+            .position(|&id| id == TEXT)
+            .ok_or("its post-processor leaves the text out")?;
         Ok(Ends {
             before: ids[..at].to_vec(),
             after: ids[at + 1..].to_vec(),
@@ -272,7 +290,10 @@ impl Merge {
 impl TokenizerConfig {
     /// The named tokens' texts, by name.
     fn named_tokens(&self, class: TokenizerClass) -> BTreeMap<String, String> {
-        let defaults = class.default_tokens().iter().map(|&(name, text)| (name.to_owned(), text.to_owned()));
+        let defaults = class
+            .default_tokens()
+            .iter()
+            .map(|&(name, text)| (name.to_owned(), text.to_owned()));
         let mut named: BTreeMap<String, String> = defaults.collect();
         for name in NAMED {
             match self.rest.get(name) {
@@ -290,7 +311,11 @@ impl TokenizerConfig {
 
     /// Further control tokens.
     fn extra_tokens(&self) -> Vec<String> {
-        match self.extra_special_tokens.as_ref().or(self.additional_special_tokens.as_ref()) {
+        match self
+            .extra_special_tokens
+            .as_ref()
+            .or(self.additional_special_tokens.as_ref())
+        {
             Some(serde_json::Value::Array(tokens)) => tokens.iter().filter_map(content).collect(),
             Some(serde_json::Value::Object(tokens)) => tokens.values().filter_map(content).collect(),
             _ => Vec::new(),
@@ -316,7 +341,9 @@ fn content(token: &serde_json::Value) -> Option<String> {
 
 fn flatten(normalizer: Option<NormalizerWrapper>) -> Vec<NormalizerWrapper> {
     match normalizer {
-        Some(NormalizerWrapper::Sequence(sequence)) => sequence.into_iter().flat_map(|one| flatten(Some(one))).collect(),
+        Some(NormalizerWrapper::Sequence(sequence)) => {
+            sequence.into_iter().flat_map(|one| flatten(Some(one))).collect()
+        }
         Some(one) => vec![one],
         None => Vec::new(),
     }

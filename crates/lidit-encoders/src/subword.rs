@@ -46,7 +46,10 @@ impl BytePairs {
             }
         }
         self.vocab.retain(|text, _| !hidden(text));
-        if let Some(unknown) = unknown.as_ref().filter(|unknown| !self.vocab.contains_key(unknown.as_str())) {
+        if let Some(unknown) = unknown
+            .as_ref()
+            .filter(|unknown| !self.vocab.contains_key(unknown.as_str()))
+        {
             return Err(format!("the unknown token `{unknown}` is not in the vocabulary"));
         }
         let mut builder = BPE::builder()

@@ -160,7 +160,12 @@ impl TemplateConfig {
             PrefixKind::None => [""; 2],
             PrefixKind::Instruction | PrefixKind::Neutral => [self.system_prompt.as_str(), self.instruction.as_str()],
         };
-        let text = Chat { template, system, instruction }.text();
+        let text = Chat {
+            template,
+            system,
+            instruction,
+        }
+        .text();
         text.map_err(|reason| EncoderError::ChatTemplate { reason })
     }
 }
@@ -207,7 +212,13 @@ impl PromptTemplate {
         let ends = &self.ends;
         let shifted = |span: Range<usize>| span.start + ends.before.len()..span.end + ends.before.len();
         Ok(Prompt {
-            ids: ends.before.iter().copied().chain(ids).chain(ends.after.iter().copied()).collect(),
+            ids: ends
+                .before
+                .iter()
+                .copied()
+                .chain(ids)
+                .chain(ends.after.iter().copied())
+                .collect(),
             system: shifted(system),
             instruction: shifted(instruction),
             caption: shifted(span.start..span.start + kept),
@@ -321,7 +332,8 @@ impl Chat<'_> {
         match turn {
             SystemTurn::Own => {
                 let user = lines(&[instruction, CAPTION]);
-                self.template.render(&[message("system", system), message("user", &user)])
+                self.template
+                    .render(&[message("system", system), message("user", &user)])
             }
             SystemTurn::Users => {
                 let user = lines(&[system, instruction, CAPTION]);
@@ -336,7 +348,9 @@ fn split_once<'a>(text: &'a str, mark: &str, name: &str) -> Result<(&'a str, &'a
     let parts: Vec<_> = text.split(mark).collect();
     match parts[..] {
         [before, after] => Ok((before, after)),
-        [_] => Err(format!("the chat template leaves out the {name}, or puts it after the caption")),
+        [_] => Err(format!(
+            "the chat template leaves out the {name}, or puts it after the caption"
+        )),
         _ => Err(format!("the chat template writes the {name} {} times", parts.len() - 1)),
     }
 }

@@ -237,8 +237,11 @@ fn cut(
 }
 
 fn num_tokens(model: &ModelWrapper, added: &[AddedToken]) -> usize {
-    let control: std::collections::HashSet<u32> =
-        added.iter().filter(|token| token.special).map(|token| token.id).collect();
+    let control: std::collections::HashSet<u32> = added
+        .iter()
+        .filter(|token| token.special)
+        .map(|token| token.id)
+        .collect();
     let of_model = model.get_vocab().into_values().filter(|id| !control.contains(id));
     let of_text = added.iter().filter(|token| !token.special).map(|token| token.id);
     of_model.chain(of_text).max().map_or(0, |id| id as usize + 1)

@@ -14,7 +14,8 @@ use tokenizers::tokenizer::SplitDelimiterBehavior;
 use crate::hf_tokenizer::{TokenizerConfig, TokenizerFile};
 
 /// Words of Qwen 2 and 3: one digit at a time.
-pub(crate) const QWEN2_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+pub(crate) const QWEN2_WORDS: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Which class transformers 5 loads a folder's tokenizer with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,13 +178,28 @@ mod tests {
         let cases = [
             (Some("LlamaTokenizerFast"), Some("llama"), false, TokenizerClass::Llama),
             (Some("LlamaTokenizer"), Some("llama"), true, TokenizerClass::AsListed),
-            (Some("PreTrainedTokenizerFast"), Some("llama"), true, TokenizerClass::AsListed),
+            (
+                Some("PreTrainedTokenizerFast"),
+                Some("llama"),
+                true,
+                TokenizerClass::AsListed,
+            ),
             (Some("LlamaTokenizer"), Some("mistral"), false, TokenizerClass::AsListed),
             (Some("LlamaTokenizer"), Some("llava"), false, TokenizerClass::AsListed),
             (Some("LlamaTokenizerFast"), Some("qwen2"), true, TokenizerClass::Qwen2),
             (Some("Qwen2Tokenizer"), Some("qwen3"), true, TokenizerClass::Qwen2),
-            (Some("GemmaTokenizerFast"), Some("gemma3_text"), false, TokenizerClass::Gemma),
-            (Some("TokenizersBackend"), Some("gemma3_text"), false, TokenizerClass::AsListed),
+            (
+                Some("GemmaTokenizerFast"),
+                Some("gemma3_text"),
+                false,
+                TokenizerClass::Gemma,
+            ),
+            (
+                Some("TokenizersBackend"),
+                Some("gemma3_text"),
+                false,
+                TokenizerClass::AsListed,
+            ),
             (Some("T5TokenizerFast"), Some("t5"), false, TokenizerClass::T5),
             (None, Some("t5"), false, TokenizerClass::T5),
             (None, Some("llama"), false, TokenizerClass::AsListed),

@@ -111,10 +111,13 @@ impl Vocabulary {
                 return Ok(None);
             }
             let id = file.count(id)?;
-            match id < tokens.len() {
-                true => Ok(Some(id as u32)),
-                false => Err(wrong(format!("a BOS or EOS id, {id}, is beyond its {} tokens", tokens.len()))),
+            if id >= tokens.len() {
+                return Err(wrong(format!(
+                    "a BOS or EOS id, {id}, is beyond its {} tokens",
+                    tokens.len()
+                )));
             }
+            Ok(Some(id as u32))
         };
         let bos = end("tokenizer.ggml.add_bos_token", add_bos, "tokenizer.ggml.bos_token_id")?;
         let eos = end("tokenizer.ggml.add_eos_token", add_eos, "tokenizer.ggml.eos_token_id")?;
@@ -159,7 +162,9 @@ impl Scheme {
             reason,
         };
         let model = file.text("tokenizer.ggml.model")?;
-        let pre = file.find_text("tokenizer.ggml.pre")?.unwrap_or_else(|| "default".into());
+        let pre = file
+            .find_text("tokenizer.ggml.pre")?
+            .unwrap_or_else(|| "default".into());
         let space_prefix = file.find_flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
         match model.as_str() {
             "gpt2" => Words::named(&pre).map(Self::ByteLevel).ok_or_else(|| {
@@ -169,11 +174,15 @@ impl Scheme {
             }),
             "llama" => Ok(Self::SentencePiece { space_prefix }),
             "t5" => {
-                let collapse = file.find_flag("tokenizer.ggml.remove_extra_whitespaces")?;
-                match space_prefix && collapse.unwrap_or(true) {
-                    true => Ok(Self::Unigram),
-                    false => Err(wrong("a t5 vocabulary that keeps white space as it is is not supported".into())),
+                let collapse = file
+                    .find_flag("tokenizer.ggml.remove_extra_whitespaces")?
+                    .unwrap_or(true);
+                if !(space_prefix && collapse) {
+                    return Err(wrong(
+                        "a t5 vocabulary that keeps white space as it is is not supported".into(),
+                    ));
                 }
+                Ok(Self::Unigram)
             }
             _ => Err(wrong(format!("unknown kind `{model}`; known are gpt2, llama and t5"))),
         }

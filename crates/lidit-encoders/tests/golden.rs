@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 use burn::tensor::Device;
 use common::{fetched, golden, relative_error};
 use lidit_encoders::gguf::GgufFile;
-use lidit_encoders::{PrefixKind, Precision, PromptEncoder, Segment, TemplateConfig, Tokenizer};
+use lidit_encoders::{Precision, PrefixKind, PromptEncoder, Segment, TemplateConfig, Tokenizer};
 use safetensors::SafeTensors;
 use serde_json::Value;
 

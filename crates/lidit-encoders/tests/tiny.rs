@@ -10,7 +10,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use common::{f32s, fixture, golden, relative_error, u32s};
 use lidit_encoders::gguf::GgufFile;
-use lidit_encoders::{EncoderError, PrefixKind, Precision, PromptEncoder, Segment, TemplateConfig, Tokenizer};
+use lidit_encoders::{EncoderError, Precision, PrefixKind, PromptEncoder, Segment, TemplateConfig, Tokenizer};
 use safetensors::SafeTensors;
 
 const TINY: [&str; 2] = ["tiny-llama", "tiny-gemma3"];
