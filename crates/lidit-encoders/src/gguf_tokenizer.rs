@@ -182,7 +182,7 @@ fn checked_charsmap(blob: &[u8]) -> Result<Precompiled, String> {
     let mut seen = vec![false; units.len()];
     let mut open = vec![offset(*units.first().ok_or_else(broken)?)];
     while let Some(node) = open.pop() {
-        if node | 0xFF >= units.len() {
+        if (node | 0xFF) >= units.len() {
             return Err(broken());
         }
         for byte in 1..=0xFF {
@@ -192,7 +192,7 @@ fn checked_charsmap(blob: &[u8]) -> Result<Precompiled, String> {
                 continue;
             }
             let next = child ^ offset(unit);
-            if unit >> 8 & 1 == 1 {
+            if (unit >> 8) & 1 == 1 {
                 let leaf = units.get(next).ok_or_else(broken)? & ((1 << 31) - 1);
                 if !texts.is_char_boundary(leaf) {
                     return Err(broken());

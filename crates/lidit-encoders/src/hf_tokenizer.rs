@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -18,10 +18,11 @@ use crate::gguf::hex;
 use crate::subword::{BytePairs, unigram};
 use crate::tokenizer::{Ends, Tokenizer, TokenizerParts};
 use crate::tokenizer_class::TokenizerClass;
+use crate::tokenizer_config::{TokenFlags, TokenizerConfig};
 
 /// `tokenizer.json`, less what only decoding needs.
 #[derive(Deserialize)]
-pub(crate) struct TokenizerFile {
+pub struct TokenizerFile {
     #[serde(default)]
     added_tokens: Vec<ListedToken>,
     pub normalizer: Option<NormalizerWrapper>,
@@ -32,7 +33,7 @@ pub(crate) struct TokenizerFile {
 
 /// The model of a `tokenizer.json`; BPE has ids and merges, Unigram has scores.
 #[derive(Deserialize)]
-pub(crate) struct ModelFile {
+pub struct ModelFile {
     #[serde(rename = "type")]
     pub kind: Option<String>,
     vocab: VocabFile,
@@ -67,65 +68,12 @@ struct ListedToken {
     token: TokenFlags,
 }
 
-#[derive(Clone, Deserialize)]
-struct TokenFlags {
-    content: String,
-    #[serde(default)]
-    single_word: bool,
-    #[serde(default)]
-    lstrip: bool,
-    #[serde(default)]
-    rstrip: bool,
-    #[serde(default)]
-    normalized: bool,
-    #[serde(default)]
-    special: bool,
-}
-
-/// What is read of `tokenizer_config.json`.
-#[derive(Default, Deserialize)]
-pub(crate) struct TokenizerConfig {
-    pub tokenizer_class: Option<String>,
-    pub add_prefix_space: Option<bool>,
-    pub legacy: Option<bool>,
-    added_tokens_decoder: Option<BTreeMap<u32, TokenFlags>>,
-    chat_template: Option<ChatTemplates>,
-    extra_special_tokens: Option<serde_json::Value>,
-    additional_special_tokens: Option<serde_json::Value>,
-    #[serde(flatten)]
-    rest: BTreeMap<String, serde_json::Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum ChatTemplates {
-    One(String),
-    Named(Vec<NamedTemplate>),
-}
-
-#[derive(Deserialize)]
-struct NamedTemplate {
-    name: String,
-    template: String,
-}
-
 /// `config.json`, of which only the architecture's name matters here.
 #[derive(Default, Deserialize)]
 struct ModelConfig {
     model_type: Option<String>,
     tokenizer_class: Option<String>,
 }
-
-/// Tokens with a name of their own; transformers makes all of them control tokens.
-const NAMED: [&str; 7] = [
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-];
 
 impl Tokenizer {
     /// Reads `tokenizer.json`, `tokenizer_config.json` and `chat_template.jinja` of `folder`; only the first must be
@@ -287,58 +235,6 @@ impl Merge {
     }
 }
 
-impl TokenizerConfig {
-    /// The named tokens' texts, by name.
-    fn named_tokens(&self, class: TokenizerClass) -> BTreeMap<String, String> {
-        let defaults = class
-            .default_tokens()
-            .iter()
-            .map(|&(name, text)| (name.to_owned(), text.to_owned()));
-        let mut named: BTreeMap<String, String> = defaults.collect();
-        for name in NAMED {
-            match self.rest.get(name) {
-                Some(serde_json::Value::Null) => {
-                    named.remove(name);
-                }
-                Some(token) => {
-                    named.extend(content(token).map(|text| (name.to_owned(), text)));
-                }
-                None => {}
-            }
-        }
-        named
-    }
-
-    /// Further control tokens.
-    fn extra_tokens(&self) -> Vec<String> {
-        match self
-            .extra_special_tokens
-            .as_ref()
-            .or(self.additional_special_tokens.as_ref())
-        {
-            Some(serde_json::Value::Array(tokens)) => tokens.iter().filter_map(content).collect(),
-            Some(serde_json::Value::Object(tokens)) => tokens.values().filter_map(content).collect(),
-            _ => Vec::new(),
-        }
-    }
-
-    fn default_template(&self) -> Option<String> {
-        match self.chat_template.as_ref()? {
-            ChatTemplates::One(template) => Some(template.clone()),
-            ChatTemplates::Named(templates) => {
-                let default = templates.iter().find(|template| template.name == "default")?;
-                Some(default.template.clone())
-            }
-        }
-    }
-}
-
-/// A token's text, which may stand alone or with flags.
-fn content(token: &serde_json::Value) -> Option<String> {
-    let text = token.as_str().or_else(|| token.get("content")?.as_str())?;
-    Some(text.to_owned())
-}
-
 fn flatten(normalizer: Option<NormalizerWrapper>) -> Vec<NormalizerWrapper> {
     match normalizer {
         Some(NormalizerWrapper::Sequence(sequence)) => {
@@ -350,13 +246,13 @@ fn flatten(normalizer: Option<NormalizerWrapper>) -> Vec<NormalizerWrapper> {
 }
 
 /// The file's text, if there is one; it becomes part of the digest.
-fn read(path: &PathBuf, hash: &mut Sha256) -> Result<Option<String>, EncoderError> {
+fn read(path: &Path, hash: &mut Sha256) -> Result<Option<String>, EncoderError> {
     let text = match fs::read_to_string(path) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(source) => {
             return Err(EncoderError::Io {
-                path: path.clone(),
+                path: path.to_owned(),
                 source,
             });
         }
@@ -367,7 +263,7 @@ fn read(path: &PathBuf, hash: &mut Sha256) -> Result<Option<String>, EncoderErro
     Ok(text)
 }
 
-fn read_json<T: DeserializeOwned + Default>(path: &PathBuf, hash: &mut Sha256) -> Result<T, EncoderError> {
+fn read_json<T: DeserializeOwned + Default>(path: &Path, hash: &mut Sha256) -> Result<T, EncoderError> {
     read(path, hash)?.map_or_else(|| Ok(T::default()), |text| parse(path, &text))
 }
 

@@ -15,11 +15,13 @@ mod gguf_tokenizer;
 mod hf_tokenizer;
 mod llm;
 mod prompt_encoder;
+mod prompt_text;
 mod rope;
 mod subword;
 mod template;
 mod tokenizer;
 mod tokenizer_class;
+mod tokenizer_config;
 mod vocabulary;
 
 pub use chat_template::{ChatTemplate, Message};

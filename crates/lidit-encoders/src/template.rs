@@ -5,13 +5,8 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use crate::EncoderError;
-use crate::chat_template::{ChatTemplate, Message};
+use crate::prompt_text::PromptText;
 use crate::tokenizer::{Ends, Segment, Token, Tokenizer};
-
-/// Stand in for the parts of a prompt while a chat template is rendered; no template changes or trims them.
-const SYSTEM: &str = "\u{e000}\u{e001}\u{e000}";
-const INSTRUCTION: &str = "\u{e000}\u{e002}\u{e000}";
-const CAPTION: &str = "\u{e000}\u{e003}\u{e000}";
 
 /// What surrounds a caption, and how much of it is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,22 +64,9 @@ pub struct Prompt {
     pub num_cut: usize,
 }
 
-/// The text around a caption.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Text {
-    before: String,
-    after: String,
-    /// Bytes of `before` that are the system prompt.
-    system: Range<usize>,
-    /// Bytes of `before` that are the instruction.
-    instruction: Range<usize>,
-    /// Bytes of `before` that are ours and not the chat template's: these two and the newlines that follow them.
-    words: Vec<Range<usize>>,
-}
-
 /// A [`TemplateConfig`] made ready for one model's tokenizer.
 pub struct PromptTemplate {
-    text: Text,
+    text: PromptText,
     /// Ids around the text.
     ends: Ends,
     /// What the words of a neutral prefix are replaced by.
@@ -105,16 +87,16 @@ impl TemplateConfig {
         }
     }
 
-    /// All fields as one text, for fingerprints; the chat template is part of [`Tokenizer::digest`].
+    /// All fields, in order, as JSON, for fingerprints; the chat template is part of [`Tokenizer::digest`].
     pub fn canonical(&self) -> String {
-        let fields = serde_json::json!({
-            "format": self.format,
-            "prefix": self.prefix,
-            "system_prompt": self.system_prompt,
-            "instruction": self.instruction,
-            "max_caption_tokens": self.max_caption_tokens,
-            "drop_first_token": self.drop_first_token,
-        });
+        let fields = serde_json::json!([
+            self.format,
+            self.prefix,
+            self.system_prompt,
+            self.instruction,
+            self.max_caption_tokens,
+            self.drop_first_token,
+        ]);
         fields.to_string()
     }
 
@@ -123,11 +105,22 @@ impl TemplateConfig {
         if self.max_caption_tokens == 0 {
             return Err(EncoderError::NoCaptionTokens);
         }
+        let [system, instruction] = match self.prefix {
+            PrefixKind::None => [""; 2],
+            PrefixKind::Instruction | PrefixKind::Neutral => [self.system_prompt.as_str(), self.instruction.as_str()],
+        };
         let (text, ends) = match (self.format, self.prefix) {
-            (PromptFormat::Plain, PrefixKind::None) => (Text::default(), tokenizer.ends().clone()),
-            (PromptFormat::Plain, _) => (self.lines(), tokenizer.ends().clone()),
-            // As in transformers, a chat has the control tokens that its template writes and no others.
-            (PromptFormat::Chat, _) => (self.chat(tokenizer)?, Ends::default()),
+            (PromptFormat::Plain, PrefixKind::None) => (PromptText::default(), tokenizer.ends().clone()),
+            (PromptFormat::Plain, _) => (PromptText::lines(system, instruction), tokenizer.ends().clone()),
+            (PromptFormat::Chat, _) => {
+                let template = tokenizer.chat_template().ok_or(EncoderError::NoChatTemplate)?;
+                let text = PromptText::chat(template, system, instruction);
+                // As in transformers, a chat has the control tokens that its template writes and no others.
+                (
+                    text.map_err(|reason| EncoderError::ChatTemplate { reason })?,
+                    Ends::default(),
+                )
+            }
         };
         let filler = match self.prefix {
             PrefixKind::Neutral => Some(filler(tokenizer)?),
@@ -139,34 +132,6 @@ impl TemplateConfig {
             filler,
             max_caption_tokens: self.max_caption_tokens,
         })
-    }
-
-    fn lines(&self) -> Text {
-        let system = 0..self.system_prompt.len();
-        let instruction = system.end + 1..system.end + 1 + self.instruction.len();
-        let before = format!("{}\n{}\n", self.system_prompt, self.instruction);
-        Text {
-            words: vec![0..before.len()],
-            before,
-            after: String::new(),
-            system,
-            instruction,
-        }
-    }
-
-    fn chat(&self, tokenizer: &Tokenizer) -> Result<Text, EncoderError> {
-        let template = tokenizer.chat_template().ok_or(EncoderError::NoChatTemplate)?;
-        let [system, instruction] = match self.prefix {
-            PrefixKind::None => [""; 2],
-            PrefixKind::Instruction | PrefixKind::Neutral => [self.system_prompt.as_str(), self.instruction.as_str()],
-        };
-        let text = Chat {
-            template,
-            system,
-            instruction,
-        }
-        .text();
-        text.map_err(|reason| EncoderError::ChatTemplate { reason })
     }
 }
 
@@ -262,116 +227,4 @@ fn filler(tokenizer: &Tokenizer) -> Result<u32, EncoderError> {
     Err(EncoderError::Tokenize {
         reason: "neither a newline nor a full stop makes a token to fill a neutral prefix with".into(),
     })
-}
-
-/// What is put into a chat template.
-struct Chat<'a> {
-    template: &'a ChatTemplate,
-    system: &'a str,
-    instruction: &'a str,
-}
-
-/// Who says the system prompt.
-#[derive(Clone, Copy)]
-enum SystemTurn {
-    Own,
-    Users,
-}
-
-impl Chat<'_> {
-    fn text(&self) -> Result<Text, String> {
-        if self.system.is_empty() {
-            return self.with_turn(SystemTurn::Users);
-        }
-        // Some templates raise an error at a system turn, others pass over it.
-        match self.render(SystemTurn::Own, [SYSTEM, INSTRUCTION]) {
-            Ok(text) if text.contains(SYSTEM) => self.with_turn(SystemTurn::Own),
-            _ => self.with_turn(SystemTurn::Users),
-        }
-    }
-
-    /// Renders the chat with stand-ins for all parts, which shows the template's own text, and with the words
-    /// themselves, which shows what it makes of them: it may trim them, and may do otherwise for other words.
-    fn with_turn(&self, turn: SystemTurn) -> Result<Text, String> {
-        let stand_in = |words: &str, mark| if words.is_empty() { "" } else { mark };
-        let [system, instruction] = [stand_in(self.system, SYSTEM), stand_in(self.instruction, INSTRUCTION)];
-        let frame = self.render(turn, [system, instruction])?;
-        let (frame, after) = split_once(&frame, CAPTION, "caption")?;
-        let (head, frame) = match system {
-            "" => ("", frame),
-            mark => split_once(frame, mark, "system prompt")?,
-        };
-        let (middle, tail) = match instruction {
-            "" => (frame, ""),
-            mark => split_once(frame, mark, "instruction")?,
-        };
-        let real = self.render(turn, [self.system, self.instruction])?;
-        let (before, real_after) = split_once(&real, CAPTION, "caption")?;
-        if real_after != after {
-            return Err("the chat template's text after the caption depends on the instruction".into());
-        }
-        for system in trimmed(self.system) {
-            for instruction in trimmed(self.instruction) {
-                if before == [head, system, middle, instruction, tail].concat() {
-                    let system = head.len()..head.len() + system.len();
-                    let start = system.end + middle.len();
-                    let instruction = start..start + instruction.len();
-                    return Ok(Text::chat(before, after, system, instruction, turn));
-                }
-            }
-        }
-        Err("the chat template changes the words of the system prompt or of the instruction".into())
-    }
-
-    fn render(&self, turn: SystemTurn, [system, instruction]: [&str; 2]) -> Result<String, String> {
-        let lines = |lines: &[&str]| {
-            let said: Vec<_> = lines.iter().filter(|line| !line.is_empty()).copied().collect();
-            said.join("\n")
-        };
-        let message = |role, content| Message { role, content };
-        match turn {
-            SystemTurn::Own => {
-                let user = lines(&[instruction, CAPTION]);
-                self.template
-                    .render(&[message("system", system), message("user", &user)])
-            }
-            SystemTurn::Users => {
-                let user = lines(&[system, instruction, CAPTION]);
-                self.template.render(&[message("user", &user)])
-            }
-        }
-    }
-}
-
-/// `text` around `mark`, which must be in it exactly once.
-fn split_once<'a>(text: &'a str, mark: &str, name: &str) -> Result<(&'a str, &'a str), String> {
-    let parts: Vec<_> = text.split(mark).collect();
-    match parts[..] {
-        [before, after] => Ok((before, after)),
-        [_] => Err(format!(
-            "the chat template leaves out the {name}, or puts it after the caption"
-        )),
-        _ => Err(format!("the chat template writes the {name} {} times", parts.len() - 1)),
-    }
-}
-
-/// What a template may make of `words`.
-fn trimmed(words: &str) -> [&str; 4] {
-    [words, words.trim_end(), words.trim_start(), words.trim()]
-}
-
-impl Text {
-    fn chat(before: &str, after: &str, system: Range<usize>, instruction: Range<usize>, turn: SystemTurn) -> Self {
-        let words = match turn {
-            SystemTurn::Users if !system.is_empty() => vec![system.start..before.len()],
-            _ => vec![system.clone(), instruction.start..before.len()],
-        };
-        Self {
-            before: before.to_owned(),
-            after: after.to_owned(),
-            system,
-            instruction,
-            words,
-        }
-    }
 }

@@ -1,5 +1,6 @@
 //! Text to token ids, with the tokenizer of a Hugging Face folder or of a GGUF file.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use tokenizers::normalizer::Range as StringRange;
@@ -17,15 +18,15 @@ use crate::chat_template::ChatTemplate;
 /// The steps are those of Hugging Face's `tokenizers`: added tokens are cut out of the text, the rest is normalised,
 /// cut into words and given to the model. All segments pass them as one text.
 pub struct Tokenizer {
-    pub(crate) model: ModelWrapper,
-    pub(crate) normalizers: Vec<NormalizerWrapper>,
-    pub(crate) pre_tokenizer: Option<PreTokenizerWrapper>,
+    model: ModelWrapper,
+    normalizers: Vec<NormalizerWrapper>,
+    pre_tokenizer: Option<PreTokenizerWrapper>,
     added: AddedTokens,
     added_normalized: AddedTokens,
-    pub(crate) ends: Ends,
+    ends: Ends,
     num_tokens: usize,
-    pub(crate) chat_template: Option<ChatTemplate>,
-    pub(crate) digest: String,
+    chat_template: Option<ChatTemplate>,
+    digest: String,
 }
 
 /// Ids that the tokenizer puts around every text.
@@ -237,7 +238,7 @@ fn cut(
 }
 
 fn num_tokens(model: &ModelWrapper, added: &[AddedToken]) -> usize {
-    let control: std::collections::HashSet<u32> = added
+    let control: HashSet<u32> = added
         .iter()
         .filter(|token| token.special)
         .map(|token| token.id)

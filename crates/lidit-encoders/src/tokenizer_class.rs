@@ -11,15 +11,16 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::pre_tokenizers::whitespace::WhitespaceSplit;
 use tokenizers::tokenizer::SplitDelimiterBehavior;
 
-use crate::hf_tokenizer::{TokenizerConfig, TokenizerFile};
+use crate::hf_tokenizer::TokenizerFile;
+use crate::tokenizer_config::TokenizerConfig;
 
 /// Words of Qwen 2 and 3: one digit at a time.
-pub(crate) const QWEN2_WORDS: &str =
+pub const QWEN2_WORDS: &str =
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 /// Which class transformers 5 loads a folder's tokenizer with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TokenizerClass {
+pub enum TokenizerClass {
     /// `TokenizersBackend`: `tokenizer.json` as it is.
     AsListed,
     /// `LlamaTokenizer`: Llama 2.
@@ -143,7 +144,7 @@ impl TokenizerClass {
 }
 
 /// Words by regular expressions, one after the other, then bytes as letters.
-pub(crate) fn byte_level_words(words: &[&str], add_prefix_space: bool) -> Result<PreTokenizerWrapper, String> {
+pub fn byte_level_words(words: &[&str], add_prefix_space: bool) -> Result<PreTokenizerWrapper, String> {
     let mut steps: Vec<PreTokenizerWrapper> = Vec::new();
     for words in words {
         let pattern = SplitPattern::Regex((*words).to_owned());
@@ -155,7 +156,7 @@ pub(crate) fn byte_level_words(words: &[&str], add_prefix_space: bool) -> Result
 }
 
 /// T5's words: white space is dropped, each word begins with `▁`.
-pub(crate) fn t5_words() -> PreTokenizerWrapper {
+pub fn t5_words() -> PreTokenizerWrapper {
     let metaspace = Metaspace::new('\u{2581}', PrependScheme::Always, true);
     Sequence::new(vec![WhitespaceSplit.into(), metaspace.into()]).into()
 }

@@ -106,7 +106,7 @@ impl Vocabulary {
             Scheme::Unigram => Vec::new(),
         };
         let (add_bos, add_eos) = scheme.default_ends();
-        let end = |flag: &str, default: bool, id: &str| {
+        let end = |flag: &str, default: bool, id: &str| -> Result<Option<u32>, EncoderError> {
             if !file.find_flag(flag)?.unwrap_or(default) {
                 return Ok(None);
             }
