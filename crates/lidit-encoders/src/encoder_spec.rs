@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::llm::Llm;
 use crate::model_files::ModelFiles;
-use crate::template::{Prompt, TemplateConfig};
+use crate::template::{Prompt, PromptTemplate, TemplateConfig};
 use crate::tokenizer::Tokenizer;
 use crate::weights_digest::{hex, weights_digest};
 use crate::{EncoderError, LayerChoice, LlmShape, PromptEncoder};
@@ -31,7 +31,8 @@ pub struct EncoderSpec {
     shape: LlmShape,
     choice: LayerChoice,
     tokenizer: Tokenizer,
-    template: TemplateConfig,
+    config: TemplateConfig,
+    template: PromptTemplate,
     precision: Precision,
     prefix_ids: Vec<u32>,
 }
@@ -41,12 +42,9 @@ impl EncoderSpec {
     pub fn open(
         path: &Path,
         choice: LayerChoice,
-        template: TemplateConfig,
+        config: TemplateConfig,
         precision: Precision,
     ) -> Result<Self, EncoderError> {
-        if template.max_caption_tokens == 0 {
-            return Err(EncoderError::NoCaptionTokens);
-        }
         let files = ModelFiles::open(path)?;
         let shape = files.shape()?;
         choice.depth(&shape)?;
@@ -60,6 +58,7 @@ impl EncoderSpec {
                 rows: shape.vocab_size,
             });
         }
+        let template = config.for_tokenizer(&tokenizer)?;
         let prefix_ids = if shape.is_causal() {
             template.prefix_ids(&tokenizer)?
         } else {
@@ -71,6 +70,7 @@ impl EncoderSpec {
             shape,
             choice,
             tokenizer,
+            config,
             template,
             precision,
             prefix_ids,
@@ -101,7 +101,7 @@ impl EncoderSpec {
 
     /// Leading tokens whose states are left out.
     pub fn num_skipped(&self) -> usize {
-        usize::from(self.template.drop_first_token)
+        usize::from(self.config.drop_first_token)
     }
 
     /// The tokens of a caption's prompt.
@@ -116,9 +116,9 @@ impl EncoderSpec {
             "lidit prompt encoder 2".to_owned(),
             weights_digest(&self.files, digests)?,
             self.shape.architecture.name().to_owned(),
-            self.template.canonical(),
+            self.config.canonical(),
             self.choice.canonical(&self.shape)?,
-            self.tokenizer.digest(),
+            self.tokenizer.digest().to_owned(),
             format!("{:?}", self.precision),
         ];
         let mut hash = Sha256::new();

@@ -166,6 +166,15 @@ pub enum EncoderError {
     /// A caption limit of zero would train on no text at all.
     #[error("max_caption_tokens is 0: a caption needs at least one token")]
     NoCaptionTokens,
+    /// A chat prompt for a model whose files have no chat template.
+    #[error("the model has no chat template: set encoders.format to `plain`")]
+    NoChatTemplate,
+    /// The model's chat template can't be used.
+    #[error("chat template: {reason}; encoders.format = `plain` does without it")]
+    ChatTemplate {
+        /// What it did.
+        reason: String,
+    },
     /// The device failed to return the states.
     #[error("the device did not return the states: {reason}")]
     Device {

@@ -200,6 +200,17 @@ impl GgufFile {
         self.required(key, list)
     }
 
+    /// A list of bytes, if the key is there.
+    pub fn find_bytes(&self, key: &str) -> Result<Option<Vec<u8>>, EncoderError> {
+        self.typed(key, "a list of bytes", |value| {
+            list(value, |v| match v {
+                Value::U8(v) => Some(*v),
+                Value::I8(v) => Some(v.cast_unsigned()),
+                _ => None,
+            })
+        })
+    }
+
     fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, EncoderError> {
         value.ok_or_else(|| EncoderError::MissingKey {
             path: self.path.clone(),

@@ -5,7 +5,9 @@
 //! GGUF file or from a folder in the Hugging Face layout. Nothing here is trained, and nothing here knows the network
 //! that reads the states.
 
+mod added_tokens;
 mod architecture;
+mod chat_template;
 mod config_json;
 pub mod cost;
 mod embedding;
@@ -15,26 +17,33 @@ mod frequencies;
 pub mod gguf;
 mod gguf_header;
 mod gguf_shape;
+mod gguf_tokenizer;
 mod hf_shape;
+mod hf_tokenizer;
 mod layer;
 mod layer_choice;
 mod llm;
 mod model_files;
 mod model_folder;
 mod prompt_encoder;
+mod prompt_text;
 mod relative_bias;
 mod rope;
 mod safetensors_file;
 mod shape;
 mod stored;
+mod subword;
 mod template;
 mod tensor_names;
 mod tokenizer;
+mod tokenizer_class;
+mod tokenizer_config;
 mod vocabulary;
 mod weights;
 mod weights_digest;
 
 pub use architecture::LlmArchitecture;
+pub use chat_template::{ChatTemplate, Message};
 pub use encoder_spec::{EncoderSpec, Precision};
 pub use error::EncoderError;
 pub use layer_choice::{LayerChoice, Layers, LlmConfig};
@@ -42,6 +51,5 @@ pub use llm::{Beginning, Llm, Shared};
 pub use model_files::ModelFiles;
 pub use prompt_encoder::{Prefix, PromptEncoder, PromptStates};
 pub use shape::{Activation, Biases, LayerAttention, LlmShape, Position};
-pub use template::{Instruction, Prompt, TemplateConfig};
-pub use tokenizer::{Segment, Token, Tokenizer};
-pub use vocabulary::Scheme;
+pub use template::{PrefixKind, Prompt, PromptFormat, PromptTemplate, TemplateConfig};
+pub use tokenizer::{Ends, Segment, Token, Tokenizer};

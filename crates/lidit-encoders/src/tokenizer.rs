@@ -1,30 +1,41 @@
-//! Text to token ids, with the tokenizer that a GGUF file carries.
+//! Text to token ids, with the tokenizer of a Hugging Face folder or of a GGUF file.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::ops::Range;
 
-use tokenizers::models::bpe::{BPE, Vocab};
-use tokenizers::normalizers::Replace;
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::digits::Digits;
-use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::{AddedToken, NormalizerWrapper};
+use tokenizers::normalizer::Range as StringRange;
+use tokenizers::{
+    Model, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper, OffsetType, PreTokenizedString, PreTokenizer,
+    PreTokenizerWrapper,
+};
 
 use crate::EncoderError;
-use crate::gguf::GgufFile;
-use crate::vocabulary::{Scheme, Vocabulary};
+use crate::added_tokens::{AddedToken, AddedTokens, Found, Place};
+use crate::chat_template::ChatTemplate;
 
 /// A tokenizer whose control tokens only templates can produce.
 ///
-/// Matches llama.cpp and Hugging Face token by token: byte-level BPE with its pre-tokenizer, or
-/// `SentencePiece` BPE whose merges follow from its scores.
+/// The steps are those of Hugging Face's `tokenizers`: added tokens are cut out of the text, the rest is normalised,
+/// cut into words and given to the model. All segments pass them as one text.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
-    controls: ControlTokens,
-    bos: Option<u32>,
+    model: ModelWrapper,
+    normalizers: Vec<NormalizerWrapper>,
+    pre_tokenizer: Option<PreTokenizerWrapper>,
+    added: AddedTokens,
+    added_normalized: AddedTokens,
+    ends: Ends,
     num_tokens: usize,
-    scheme: Scheme,
+    chat_template: Option<ChatTemplate>,
+    digest: String,
+}
+
+/// Ids that the tokenizer puts around every text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// The BOS, where the model has one.
+    pub before: Vec<u32>,
+    /// The EOS, where the model wants one: T5's `</s>`.
+    pub after: Vec<u32>,
 }
 
 /// A piece of a prompt; neighbouring pieces are tokenized as one text.
@@ -41,153 +52,198 @@ pub enum Segment<'a> {
 pub struct Token {
     /// Row of the embedding.
     pub id: u32,
-    /// Bytes of the text; empty for the BOS. Tokens that share a character share its bytes.
+    /// Bytes of the text; empty for the ids of [`Ends`].
+    ///
+    /// Every step carries, for each byte of the text as it stands, the character of the original that it came from,
+    /// so these are exact whatever a normaliser does: tokens that share a character share its bytes, an inserted `▁`
+    /// has those of the character it was put before, and what a normaliser drops, or composes onto the character
+    /// before, belongs to no token.
     pub bytes: Range<usize>,
 }
 
+/// What a tokenizer is made of.
+pub(crate) struct TokenizerParts {
+    pub model: ModelWrapper,
+    pub normalizers: Vec<NormalizerWrapper>,
+    pub pre_tokenizer: Option<PreTokenizerWrapper>,
+    pub added: Vec<AddedToken>,
+    pub ends: Ends,
+    pub chat_template: Option<ChatTemplate>,
+    pub digest: String,
+}
+
 impl Tokenizer {
-    /// Builds the tokenizer from the `tokenizer.ggml.*` metadata.
-    pub fn from_gguf(file: &GgufFile) -> Result<Self, EncoderError> {
-        let vocabulary = Vocabulary::from_gguf(file)?;
-        let wrong = |e: tokenizers::Error| EncoderError::Tokenizer {
-            path: file.path().to_owned(),
-            reason: e.to_string(),
+    /// Fails with a reason that names no file.
+    pub(crate) fn new(parts: TokenizerParts) -> Result<Self, String> {
+        let num_tokens = num_tokens(&parts.model, &parts.added);
+        let (normalized, raw): (Vec<_>, Vec<_>) = parts.added.into_iter().partition(|token| token.normalized);
+        let mut tokenizer = Self {
+            model: parts.model,
+            normalizers: parts.normalizers,
+            pre_tokenizer: parts.pre_tokenizer,
+            added: AddedTokens::new(raw.into_iter().map(|token| (token.text.clone(), token))),
+            added_normalized: AddedTokens::default(),
+            ends: parts.ends,
+            num_tokens,
+            chat_template: parts.chat_template,
+            digest: parts.digest,
         };
-        let model = BPE::builder()
-            .vocab_and_merges(vocabulary.pieces().collect::<Vocab>(), vocabulary.merges.clone())
-            .byte_fallback(vocabulary.scheme == Scheme::SentencePiece)
-            .build()
-            .map_err(wrong)?;
-        let mut inner = tokenizers::Tokenizer::new(model);
-        match vocabulary.scheme {
-            Scheme::ByteLevelSmollm => {
-                let digits = PreTokenizerWrapper::Digits(Digits::new(true));
-                let bytes = PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, false, true));
-                inner.with_pre_tokenizer(Some(Sequence::new(vec![digits, bytes])));
-            }
-            Scheme::SentencePiece => {
-                let spaces = Replace::new(" ", "\u{2581}").map_err(wrong)?;
-                inner.with_normalizer(Some(NormalizerWrapper::Replace(spaces)));
-            }
-        }
-        let whole: Vec<_> = vocabulary
-            .user_defined()
-            .map(|text| AddedToken::from(text, false).normalized(false))
-            .collect();
-        inner.add_tokens(&whole);
-        Ok(Self {
-            inner,
-            controls: ControlTokens::new(vocabulary.controls()),
-            bos: vocabulary.bos,
-            num_tokens: vocabulary.tokens.len(),
-            scheme: vocabulary.scheme,
-        })
+        let normalized = normalized.into_iter().map(|token| {
+            let mut text = NormalizedString::from(token.text.as_str());
+            tokenizer.normalize(&mut text).map_err(|e| e.to_string())?;
+            Ok((text.get().to_owned(), token))
+        });
+        tokenizer.added_normalized = AddedTokens::new(normalized.collect::<Result<Vec<_>, String>>()?);
+        Ok(tokenizer)
     }
 
-    /// Not yet.
-    pub fn from_folder(folder: &std::path::Path) -> Result<Self, EncoderError> {
-        Err(EncoderError::Tokenizer {
-            path: folder.to_owned(),
-            reason: "folders are not read".into(),
-        })
+    /// The ids around every text.
+    pub fn ends(&self) -> &Ends {
+        &self.ends
     }
 
-    /// The token that starts every sequence, where the model has one.
-    pub fn bos(&self) -> Option<u32> {
-        self.bos
-    }
-
-    /// Size of the vocabulary: every id is below it.
+    /// One more than the highest id that a caption can become. Control tokens may lie beyond: Gemma 3's text models
+    /// have no row for the image token that their tokenizer lists.
     pub fn num_tokens(&self) -> usize {
         self.num_tokens
     }
 
-    /// What fingerprints hash.
-    pub fn digest(&self) -> String {
-        format!("{:?}", self.scheme)
+    /// The model's own chat template, if its files have one.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.chat_template.as_ref()
     }
 
-    /// The kind of tokenizer.
-    pub fn scheme(&self) -> Scheme {
-        self.scheme
+    /// SHA-256, hexadecimal, over all that decides which ids a text becomes, the chat template included.
+    pub fn digest(&self) -> &str {
+        &self.digest
     }
 
-    /// The tokens of the joined segments, BOS first where the model has one.
+    /// The tokens of the joined segments, between the tokenizer's [`Ends`].
     pub fn encode(&self, segments: &[Segment]) -> Result<Vec<Token>, EncoderError> {
-        let (text, controls) = self.controls.find(segments);
-        let mut tokens = Vec::new();
-        tokens.extend(self.bos.map(|id| Token { id, bytes: 0..0 }));
-        let mut start = 0;
-        for control in controls {
-            self.encode_plain(&text, start..control.bytes.start, &mut tokens)?;
-            start = control.bytes.end;
-            tokens.push(control);
-        }
-        self.encode_plain(&text, start..text.len(), &mut tokens)?;
+        let end = segments.iter().map(|segment| segment.text().len()).sum();
+        let at = |byte: usize| move |&id: &u32| Token { id, bytes: byte..byte };
+        let mut tokens: Vec<_> = self.ends.before.iter().map(at(0)).collect();
+        tokens.extend(self.encode_bare(segments)?);
+        tokens.extend(self.ends.after.iter().map(at(end)));
         Ok(tokens)
     }
 
-    fn encode_plain(&self, text: &str, range: Range<usize>, tokens: &mut Vec<Token>) -> Result<(), EncoderError> {
-        let encoding = self.inner.encode(&text[range.clone()], false);
-        let encoding = encoding.map_err(|e| EncoderError::Tokenize { reason: e.to_string() })?;
+    /// The tokens of the joined segments and nothing else, for templates that write their own BOS.
+    pub fn encode_bare(&self, segments: &[Segment]) -> Result<Vec<Token>, EncoderError> {
+        let joined = Joined::new(segments);
+        let tokens = self.tokenize(&joined);
+        tokens.map_err(|e| EncoderError::Tokenize { reason: e.to_string() })
+    }
+
+    fn tokenize(&self, joined: &Joined) -> tokenizers::Result<Vec<Token>> {
+        let mut pieces = PreTokenizedString::from(joined.text.as_str());
+        pieces.split(|_, piece| Ok(cut(&piece, &self.added, joined)))?;
+        pieces.split(|_, mut piece| {
+            self.normalize(&mut piece)?;
+            Ok(cut(&piece, &self.added_normalized, joined))
+        })?;
+        if let Some(pre_tokenizer) = &self.pre_tokenizer {
+            pre_tokenizer.pre_tokenize(&mut pieces)?;
+        }
+        pieces.tokenize(|piece| self.model.tokenize(piece.get()))?;
+        let encoding = pieces.into_encoding(None, 0, OffsetType::Byte)?;
         let ids = encoding.get_ids().iter().zip(encoding.get_offsets());
-        tokens.extend(ids.map(|(&id, &(from, to))| Token {
-            id,
-            bytes: range.start + from..range.start + to,
-        }));
+        let tokens = ids.map(|(&id, &(from, to))| Token { id, bytes: from..to });
+        Ok(tokens.collect())
+    }
+
+    fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
+        for normalizer in &self.normalizers {
+            if let NormalizerWrapper::Precompiled(charsmap) = normalizer {
+                // The crate's own step loses count of characters that vanish at the very beginning.
+                let vanishes = |c: &char| charsmap.normalize_string(c.encode_utf8(&mut [0; 4])).is_empty();
+                let vanished = text.get().chars().take_while(vanishes).count();
+                if vanished > 0 {
+                    let rest: Vec<_> = text.get().chars().skip(vanished).map(|c| (c, 0)).collect();
+                    text.transform(rest, vanished);
+                }
+            }
+            normalizer.normalize(text)?;
+        }
         Ok(())
     }
 }
 
-/// The texts that templates may turn into control tokens, longest first for each first byte.
-struct ControlTokens {
-    by_first_byte: HashMap<u8, Vec<(String, u32)>>,
+impl<'a> Segment<'a> {
+    /// Its text.
+    pub fn text(&self) -> &'a str {
+        match self {
+            Self::Template(text) | Self::Plain(text) => text,
+        }
+    }
 }
 
-impl ControlTokens {
-    fn new<'a>(controls: impl Iterator<Item = (&'a str, u32)>) -> Self {
-        let mut by_first_byte: HashMap<u8, Vec<(String, u32)>> = HashMap::new();
-        for (text, id) in controls {
-            if let Some(&first) = text.as_bytes().first() {
-                by_first_byte.entry(first).or_default().push((text.to_owned(), id));
-            }
-        }
-        for list in by_first_byte.values_mut() {
-            list.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
-        }
-        Self { by_first_byte }
-    }
+/// The segments as one text.
+struct Joined {
+    text: String,
+    /// End of each segment, and whose it is.
+    ends: Vec<(usize, Place)>,
+}
 
-    /// The joined text, and the control tokens in it; each lies within one template segment.
-    fn find(&self, segments: &[Segment]) -> (String, Vec<Token>) {
+impl Joined {
+    fn new(segments: &[Segment]) -> Self {
         let mut text = String::new();
-        let mut found = Vec::new();
-        for segment in segments {
-            match segment {
-                Segment::Plain(plain) => text.push_str(plain),
-                Segment::Template(template) => {
-                    self.find_in(template, text.len(), &mut found);
-                    text.push_str(template);
-                }
-            }
-        }
-        (text, found)
+        let ends = segments.iter().map(|segment| {
+            text.push_str(segment.text());
+            let place = match segment {
+                Segment::Template(_) => Place::Template,
+                Segment::Plain(_) => Place::Plain,
+            };
+            (text.len(), place)
+        });
+        let ends = ends.collect();
+        Self { text, ends }
     }
 
-    fn find_in(&self, template: &str, offset: usize, found: &mut Vec<Token>) {
-        let bytes = template.as_bytes();
-        let mut at = 0;
-        while at < bytes.len() {
-            let candidates = self.by_first_byte.get(&bytes[at]);
-            let control =
-                candidates.and_then(|list| list.iter().find(|(text, _)| bytes[at..].starts_with(text.as_bytes())));
-            if let Some((text, id)) = control {
-                let bytes = offset + at..offset + at + text.len();
-                found.push(Token { id: *id, bytes });
-                at += text.len();
-            } else {
-                at += 1;
-            }
+    fn place(&self, bytes: &Range<usize>) -> Place {
+        match self.ends.iter().find(|(end, _)| bytes.start < *end) {
+            Some((end, place)) if bytes.end <= *end => *place,
+            _ => Place::Across,
         }
     }
+}
+
+/// `piece` cut before and after each added token that is found in it.
+fn cut(
+    piece: &NormalizedString,
+    added: &AddedTokens,
+    joined: &Joined,
+) -> Vec<(NormalizedString, Option<Vec<tokenizers::Token>>)> {
+    let shift = piece.offsets_original().0;
+    let place = |bytes: Range<usize>| match piece.convert_offsets(StringRange::Normalized(bytes)) {
+        Some(bytes) => joined.place(&(shift + bytes.start..shift + bytes.end)),
+        None => Place::Across,
+    };
+    let mut parts = Vec::new();
+    let mut push = |bytes: Range<usize>, found: Option<&Found>| {
+        let tokens = found.map(|found| {
+            let offsets = (found.bytes.start - bytes.start, found.bytes.end - bytes.start);
+            vec![tokenizers::Token::new(found.id, String::new(), offsets)]
+        });
+        parts.extend(piece.slice(StringRange::Normalized(bytes)).map(|part| (part, tokens)));
+    };
+    let mut start = 0;
+    for found in added.find(piece.get(), place) {
+        push(start..found.taken.start, None);
+        push(found.taken.clone(), Some(&found));
+        start = found.taken.end;
+    }
+    push(start..piece.get().len(), None);
+    parts
+}
+
+fn num_tokens(model: &ModelWrapper, added: &[AddedToken]) -> usize {
+    let control: HashSet<u32> = added
+        .iter()
+        .filter(|token| token.special)
+        .map(|token| token.id)
+        .collect();
+    let of_model = model.get_vocab().into_values().filter(|id| !control.contains(id));
+    let of_text = added.iter().filter(|token| !token.special).map(|token| token.id);
+    of_model.chain(of_text).max().map_or(0, |id| id as usize + 1)
 }

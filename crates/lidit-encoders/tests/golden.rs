@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 use burn::tensor::Device;
 use common::{fetched, golden, relative_error};
 use lidit_encoders::gguf::GgufFile;
-use lidit_encoders::{Instruction, LayerChoice, Precision, PromptEncoder, Segment, TemplateConfig, Tokenizer};
+use lidit_encoders::{LayerChoice, Precision, PrefixKind, PromptEncoder, Segment, TemplateConfig, Tokenizer};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -23,7 +23,7 @@ static SMOLLM2: LazyLock<PromptEncoder> = LazyLock::new(|| load("SmolLM2-135M-In
 static GEMMA3: LazyLock<PromptEncoder> = LazyLock::new(|| load("gemma-3-270m-q4_k_m.gguf", -3));
 
 fn load(file: &str, layer: i32) -> PromptEncoder {
-    let template = TemplateConfig::plain();
+    let template = TemplateConfig::bare();
     PromptEncoder::load(
         &fetched(file),
         LayerChoice::Layer(layer),
@@ -105,17 +105,16 @@ fn control_tokens_in_a_caption_are_plain_text() {
 #[test]
 fn the_caption_span_covers_the_caption_and_nothing_else() {
     let template = TemplateConfig {
-        instruction: Some(Instruction {
-            system_prompt: "You are a helpful assistant.".into(),
-            instruction: INSTRUCTION.into(),
-        }),
+        prefix: PrefixKind::Instruction,
+        system_prompt: "You are a helpful assistant.".into(),
+        instruction: INSTRUCTION.into(),
         max_caption_tokens: 6,
-        drop_first_token: false,
+        ..TemplateConfig::bare()
     };
     for file in ["SmolLM2-135M-Instruct.Q4_1.gguf", "gemma-3-270m-q4_k_m.gguf"] {
         let tokenizer = Tokenizer::from_gguf(&GgufFile::open(&fetched(file)).unwrap()).unwrap();
-        let prefix = template.prefix();
-        let prefix_len = tokenizer.encode(&[Segment::Template(&prefix)]).unwrap().len();
+        let template = template.for_tokenizer(&tokenizer).unwrap();
+        let prefix_len = template.prefix_ids(&tokenizer).unwrap().len();
         let empty = template.prompt(&tokenizer, "").unwrap();
         assert_eq!((empty.ids.len(), empty.caption.len()), (prefix_len, 0));
 
@@ -139,15 +138,15 @@ fn the_caption_span_covers_the_caption_and_nothing_else() {
 #[test]
 fn a_caption_that_merges_with_the_newline_owns_the_merged_token() {
     let template = TemplateConfig {
-        instruction: Some(Instruction {
-            system_prompt: "s".into(),
-            instruction: "i".into(),
-        }),
+        prefix: PrefixKind::Instruction,
+        system_prompt: "s".into(),
+        instruction: "i".into(),
         max_caption_tokens: 100,
-        drop_first_token: false,
+        ..TemplateConfig::bare()
     };
     let file = GgufFile::open(&fetched("gemma-3-270m-q4_k_m.gguf")).unwrap();
     let tokenizer = Tokenizer::from_gguf(&file).unwrap();
+    let template = template.for_tokenizer(&tokenizer).unwrap();
     // Gemma has one token for two newlines (108): the instruction's last and the caption's first.
     let prompt = template.prompt(&tokenizer, "\nfox").unwrap();
     assert_eq!(prompt.ids[prompt.caption.start], 108);

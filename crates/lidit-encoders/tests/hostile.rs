@@ -111,7 +111,7 @@ fn altered_gguf_files_never_panic() {
         // Fewer with the tokenizer, which takes longer to build.
         attack(&good, region, &path, 150, || {
             let choice = LayerChoice::Layer(1);
-            let encoder = PromptEncoder::load(&path, choice, TemplateConfig::plain(), Precision::F32, &Device::flex())?;
+            let encoder = PromptEncoder::load(&path, choice, TemplateConfig::bare(), Precision::F32, &Device::flex())?;
             encoder.encode(&["a red apple", ""])?;
             Ok(())
         });

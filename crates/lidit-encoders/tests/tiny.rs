@@ -11,14 +11,14 @@ use burn::tensor::Device;
 use common::{f32s, fixture, golden, relative_error, u32s, worst};
 use lidit_encoders::gguf::GgufFile;
 use lidit_encoders::{
-    EncoderError, EncoderSpec, Instruction, LayerChoice, Precision, PromptEncoder, Segment, TemplateConfig, Tokenizer,
+    EncoderError, EncoderSpec, LayerChoice, Precision, PrefixKind, PromptEncoder, Segment, TemplateConfig, Tokenizer,
 };
 use safetensors::SafeTensors;
 
 const TINY: [&str; 2] = ["tiny-llama", "tiny-gemma3"];
 
 fn load(path: &Path, layer: i32, precision: Precision) -> Result<PromptEncoder, EncoderError> {
-    with_template(path, layer, TemplateConfig::plain(), precision)
+    with_template(path, layer, TemplateConfig::bare(), precision)
 }
 
 fn with_template(
@@ -36,12 +36,11 @@ fn gguf(name: &str) -> std::path::PathBuf {
 
 fn instructed() -> TemplateConfig {
     TemplateConfig {
-        instruction: Some(Instruction {
-            system_prompt: "You are a helpful assistant.".into(),
-            instruction: "Describe the image:".into(),
-        }),
+        prefix: PrefixKind::Instruction,
+        system_prompt: "You are a helpful assistant.".into(),
+        instruction: "Describe the image:".into(),
         max_caption_tokens: 32,
-        drop_first_token: false,
+        ..TemplateConfig::bare()
     }
 }
 
@@ -156,7 +155,7 @@ fn fingerprints_tell_everything_that_changes_states_apart() {
         let spec = EncoderSpec::open(&gguf(name), choice, template.clone(), precision).unwrap();
         spec.fingerprint(None).unwrap()
     };
-    let plain = TemplateConfig::plain();
+    let plain = TemplateConfig::bare();
     let mut all = vec![
         fingerprint("tiny-llama", -3, &plain, Precision::F32),
         fingerprint("tiny-gemma3", -3, &plain, Precision::F32),

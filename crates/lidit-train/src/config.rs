@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use lidit_data::DataConfig;
-use lidit_encoders::{Instruction, LlmConfig, TemplateConfig};
+use lidit_encoders::{LlmConfig, PrefixKind, PromptFormat, TemplateConfig};
 use lidit_model::{InputNorm, ModelConfig, Objective, Pooling, Sampler};
 use serde::{Deserialize, Serialize};
 
@@ -40,14 +40,18 @@ pub struct EncodersConfig {
     pub input_norm: InputNorm,
     /// Which tokens the pooled text vector averages.
     pub pooling: Pooling,
-    /// Put `system_prompt` and `instruction` before each caption (the paper's switch).
-    pub use_instruction: bool,
-    /// First line of the prompt.
+    /// How system prompt, instruction and caption are joined.
+    pub format: PromptFormat,
+    /// What is said before each caption: the paper's switch, and its controls.
+    pub prefix: PrefixKind,
+    /// What the language model is told it is.
     pub system_prompt: String,
-    /// Second line of the prompt; the caption follows on the third.
+    /// What it is told to do with the caption.
     pub instruction: String,
-    /// Longer captions are cut to this many tokens; the instruction never is.
+    /// Longer captions are cut to this many tokens; nothing else of a prompt is.
     pub max_caption_tokens: usize,
+    /// Leave out the states of each prompt's first token, the attention sink.
+    pub drop_first_token: bool,
     /// What the language models compute in.
     pub precision: lidit_encoders::Precision,
     /// What is kept in memory of encoded prompts.
@@ -70,12 +74,12 @@ impl EncodersConfig {
     /// The prompt template that all language models share.
     pub fn template(&self) -> TemplateConfig {
         TemplateConfig {
-            instruction: self.use_instruction.then(|| Instruction {
-                system_prompt: self.system_prompt.clone(),
-                instruction: self.instruction.clone(),
-            }),
+            format: self.format,
+            prefix: self.prefix,
+            system_prompt: self.system_prompt.clone(),
+            instruction: self.instruction.clone(),
             max_caption_tokens: self.max_caption_tokens,
-            drop_first_token: false,
+            drop_first_token: self.drop_first_token,
         }
     }
 }

@@ -109,7 +109,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
 fn encode_prompts(args: &Args, path: &Path, device: &Device) -> Result<Vec<Encoded>> {
     let template = match &args.config {
         Some(config) => RunConfig::load(config, &[])?.encoders.template(),
-        None => TemplateConfig::plain(),
+        None => TemplateConfig::bare(),
     };
     let encoder = PromptEncoder::load(path, args.choice(), template, args.precision.into(), device)?;
     let prompts: Vec<_> = args.prompts.iter().map(String::as_str).collect();

@@ -15,8 +15,8 @@ llama2, llama3, mistral, qwen3, gemma3-text and t5-gated, and `tokenizers.json`:
 - `plain_of_transformers` is there where `split_special_tokens=True` still gives a control token (a Unigram or BPE
   vocabulary has the piece `</s>`, too); `plain` is then without that piece. Added tokens that are not special
   (`<think>`, Gemma's runs of newlines) stay whole in both modes.
-- Everything is what `PreTrainedTokenizerFast` makes of tokenizer.json. `AutoTokenizer` gives the same, but for llama2:
-  there it replaces the normaliser by one that does not prepend before a space, unlike SentencePiece.
+- Everything is what `AutoTokenizer` makes of the folder. `PreTrainedTokenizerFast`, which takes tokenizer.json as it is,
+  gives the same, but for llama2: the class replaces the normaliser by one that does not prepend before a space.
 - `tokenizers.NAME.chats`: `apply_chat_template` with the folder's template; `templates`: more templates of the hub,
   rendered with `<s>` and `</s>`. A template that refuses has `error`.
 """
@@ -283,9 +283,9 @@ def listed(ids):
     return {"head": ids[:20], "tail": ids[-20:], "len": len(ids), "sha256": digest}
 
 
-def unmatchable(name):
-    """The folder's tokenizer, where no text can make a control token: their pieces cannot be met in a text."""
-    tokenizer = json.loads((MODELS / name / "tokenizer.json").read_text())
+def unmatchable(tokenizer):
+    """The same tokenizer, where no text can make a control token: their pieces cannot be met in a text."""
+    tokenizer = json.loads(tokenizer.backend_tokenizer.to_str())
     special = {token["content"] for token in tokenizer["added_tokens"] if token["special"]}
     hidden = lambda piece: f"\ue000{piece}\ue000" if piece in special else piece  # noqa: E731
     vocab = tokenizer["model"]["vocab"]
@@ -350,21 +350,21 @@ def main():
     out = {"texts": [{"text": text} if isinstance(text, str) else text for text in TEXTS], "tokenizers": {}}
     for name, make in FOLDERS.items():
         make()
-        tokenizer = hf.PreTrainedTokenizerFast.from_pretrained(MODELS / name)
+        tokenizer = hf.AutoTokenizer.from_pretrained(MODELS / name)
         rows = json.loads((MODELS / name / "config.json").read_text())["vocab_size"]
         assert len(tokenizer) <= rows, (name, len(tokenizer), rows)
-        plain = unmatchable(name)
+        plain = unmatchable(tokenizer)
         encodings = [encoded(tokenizer, plain, expanded(text)) for text in TEXTS]
         found = {"num_tokens": len(tokenizer), "encodings": encodings}
         if tokenizer.chat_template:
             found["chats"] = chats(tokenizer)
         differing = sum("plain_of_transformers" in encoding for encoding in encodings)
-        auto = hf.AutoTokenizer.from_pretrained(MODELS / name)
-        others = [text for text in TEXTS if auto(expanded(text))["input_ids"] != tokenizer(expanded(text))["input_ids"]]
-        print(f"{name}: {len(tokenizer)} tokens; transformers' plain text differs {differing} times; "
-              f"{type(auto).__name__} differs for {others[:4]} ({len(others)})")
+        listed_only = hf.PreTrainedTokenizerFast.from_pretrained(MODELS / name)
+        others = [text for text in map(expanded, TEXTS) if listed_only(text)["input_ids"] != tokenizer(text)["input_ids"]]
+        print(f"{name}: {type(tokenizer).__name__}, {len(tokenizer)} tokens; transformers' plain text differs {differing} "
+              f"times; tokenizer.json alone differs for {others[:4]} ({len(others)})")
         out["tokenizers"][name] = found
-    llama2_tokenizer = hf.PreTrainedTokenizerFast.from_pretrained(MODELS / "llama2")
+    llama2_tokenizer = hf.AutoTokenizer.from_pretrained(MODELS / "llama2")
     out["templates"] = {
         name: {"template": template, "chats": chats(llama2_tokenizer, chat_template=template)}
         for name, template in chat_templates.OTHERS.items()
