@@ -147,6 +147,8 @@ impl PromptEncoder {
     pub fn encode_ids(&self, prompts: &[&[u32]]) -> Result<Vec<PromptStates>, EncoderError> {
         let prompts = prompts.iter().map(|ids| Prompt {
             ids: ids.to_vec(),
+            system: 0..0,
+            instruction: 0..0,
             caption: 0..ids.len(),
             num_cut: 0,
         });
