@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use minijinja::value::{Kwargs, Value};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Serialize;
@@ -34,23 +35,23 @@ impl ChatTemplate {
     /// other states every day.
     pub fn render(&self, messages: &[Message]) -> Result<String, String> {
         let source = without_generation_marks(&self.source);
-        let environment = environment();
+        let environment = environment().map_err(|e| reason(&e))?;
         let template = environment.template_from_str(&source).map_err(|e| reason(&e))?;
         let chat = context! {
-            messages,
+            messages => Serde(messages),
             add_generation_prompt => true,
             tools => (),
             documents => (),
-            ..Value::from_serialize(&self.tokens)
+            ..Value::from(Serde(&self.tokens))
         };
         template.render(chat).map_err(|e| reason(&e))
     }
 }
 
-fn environment<'source>() -> Environment<'source> {
+fn environment<'source>() -> Result<Environment<'source>, Error> {
     let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+    environment.set_syntax(syntax);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_unknown_method_callback(unknown_method_callback);
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
@@ -58,7 +59,7 @@ fn environment<'source>() -> Environment<'source> {
     });
     environment.add_function("strftime_now", |format: String| fixed_date(&format));
     environment.add_filter("tojson", to_json);
-    environment
+    Ok(environment)
 }
 
 /// The innermost message, without the template's lines.
