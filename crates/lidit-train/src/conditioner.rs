@@ -48,7 +48,12 @@ enum Source {
 
 /// Reads the headers of one of the language models of `config`, which lies at `path`.
 pub(crate) fn open_spec(config: &EncodersConfig, llm: &LlmConfig, path: &Path) -> Result<EncoderSpec> {
-    Ok(EncoderSpec::open(path, llm.choice()?, config.template(), config.precision)?)
+    Ok(EncoderSpec::open(
+        path,
+        llm.choice()?,
+        config.template(),
+        config.precision,
+    )?)
 }
 
 /// What identifies an encoder's output. Digests of weights are remembered in the cache folder.

@@ -202,7 +202,9 @@ impl TokenSample {
             max_caption_tokens: prompts.iter().map(|prompt| prompt.seen.caption).max().unwrap_or(0),
             cut_share: mean(&|prompt| if prompt.num_cut > 0 { 1.0 } else { 0.0 }),
             prefix_flops: flops(spec.shape(), depth, prefix, prefix),
-            flops_per_caption: mean(&|prompt| flops(spec.shape(), depth, prompt.all - prompt.shared, prompt.all) as f64),
+            flops_per_caption: mean(&|prompt| {
+                flops(spec.shape(), depth, prompt.all - prompt.shared, prompt.all) as f64
+            }),
         })
     }
 }

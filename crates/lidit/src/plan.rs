@@ -40,7 +40,7 @@ struct Plan {
 pub fn run(args: &Args) -> Result<Outcome> {
     let config = RunConfig::load(&args.config, &args.sets)?;
     let plan = Plan::new(&config, args)?;
-    Ok(Outcome::done(plan.text(&config, args)?, plan.json()?))
+    Ok(Outcome::done(plan.text(&config, args)?, plan.json()))
 }
 
 impl Plan {
@@ -81,8 +81,8 @@ impl Plan {
         })
     }
 
-    fn json(&self) -> Result<serde_json::Value> {
-        Ok(json!({
+    fn json(&self) -> serde_json::Value {
+        json!({
             "params": self.params.total(),
             "flops_per_image": 3.0 * self.forward,
             "memory_bytes": self.memory.total(),
@@ -94,7 +94,7 @@ impl Plan {
             },
             "memory": self.memory,
             "encoders": self.encoders,
-        }))
+        })
     }
 
     fn text(&self, config: &RunConfig, args: &Args) -> Result<String> {

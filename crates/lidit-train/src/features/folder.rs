@@ -37,18 +37,17 @@ impl FeatureFolder {
     /// dropped. Half-written files of the earlier attempt go.
     pub fn claim(&self, identity: &FeatureIdentity) -> Result<Option<File>> {
         let lock = folder_lock::take(&self.root, "feature folder")?;
-        match self.read::<FeatureIdentity>(IDENTITY)? {
-            Some(stored) => stored.check(identity, &self.root)?,
-            None => {
-                if let Some(stranger) = self.names()?.iter().find(|name| !name.starts_with('.')) {
-                    bail!(
-                        "{} holds {stranger} but no {IDENTITY}, so it is no folder of features: name another --out",
-                        self.root.display()
-                    );
-                }
-                let text = serde_json::to_vec_pretty(identity)?;
-                write_atomically(&self.root.join(IDENTITY), &text)?;
+        if let Some(stored) = self.read::<FeatureIdentity>(IDENTITY)? {
+            stored.check(identity, &self.root)?;
+        } else {
+            if let Some(stranger) = self.names()?.iter().find(|name| !name.starts_with('.')) {
+                bail!(
+                    "{} holds {stranger} but no {IDENTITY}, so it is no folder of features: name another --out",
+                    self.root.display()
+                );
             }
+            let text = serde_json::to_vec_pretty(identity)?;
+            write_atomically(&self.root.join(IDENTITY), &text)?;
         }
         for name in self.names()?.iter().filter(|name| name.ends_with(PARTIAL)) {
             let path = self.root.join(name);
@@ -132,10 +131,10 @@ impl FeatureFolder {
             return Ok(manifest);
         }
         let shown = self.root.display();
-        match self.root.join(IDENTITY).exists() {
-            true => bail!("the features in {shown} are not complete: run the same lidit cache again, it goes on"),
-            false => bail!("{shown} holds no features: write them with lidit cache CONFIG --out {shown}"),
+        if self.root.join(IDENTITY).exists() {
+            bail!("the features in {shown} are not complete: run the same lidit cache again, it goes on");
         }
+        bail!("{shown} holds no features: write them with lidit cache CONFIG --out {shown}")
     }
 
     /// Removes a file that nothing needs any more.
