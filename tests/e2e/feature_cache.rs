@@ -149,6 +149,12 @@ fn bf16_features_are_half_as_large_and_train_nearly_the_same() {
     let largest = on_features.iter().zip(&models).map(difference).fold(0.0, f64::max);
     // docs/features.md names what was measured.
     assert!(largest > 0.0 && largest <= 2e-3, "losses differ by {largest}");
+    // Rounded states are others, so a run that began with them stays with them.
+    let config = debug_config();
+    let on_dir = path("on");
+    let resume = ["--resume", "--set", "encoders.features="];
+    let message = error(&train_args(on_dir.to_str().unwrap(), config.to_str().unwrap(), &resume));
+    assert!(message.contains("encoders.features changes the results"), "{message}");
     let message = refused(&path("bf16"), &[]);
     assert!(
         message.contains(r#"cache.precision is "bf16" there and "f32" here"#),

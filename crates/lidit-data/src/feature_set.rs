@@ -58,7 +58,7 @@ impl FeatureSet {
         Self::with_room(source, wanted, RESIDENT_BYTES)
     }
 
-    fn with_room(source: FeatureSource, wanted: &Subset, room: u64) -> Result<Self, DataError> {
+    pub(crate) fn with_room(source: FeatureSource, wanted: &Subset, room: u64) -> Result<Self, DataError> {
         let needed = source.needed(wanted)?;
         for file in &source.files {
             source.check_size(file)?;
@@ -202,18 +202,18 @@ fn sha256(path: &Path) -> std::io::Result<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::feature_row::tests::example;
 
-    fn rows_of(id: u64) -> Vec<FeatureRow> {
+    pub(crate) fn rows_of(id: u64) -> Vec<FeatureRow> {
         let captions = (0..id % 3).map(|alternative| format!("caption {alternative} of {id}"));
         captions.map(|caption| example(id, &caption, 2)).collect()
     }
 
     /// Features of the members of `members`, four a file; ids divisible by three have no caption.
-    fn write(folder: &Path, members: Subset) -> FeatureSource {
+    pub(crate) fn write(folder: &Path, members: Subset) -> FeatureSource {
         let mut files = Vec::new();
         for start in (0..members.len()).step_by(4) {
             let mut ids: Vec<u64> = (start..members.len().min(start + 4)).map(|i| members.id(i)).collect();

@@ -282,7 +282,10 @@ impl EncodePrice {
         } else {
             Way::OnTheFly
         };
-        let share = |flops: f64| format!("{:.2} %", 100.0 * flops / self.training_flops);
+        let share = |flops: f64| match 100.0 * flops / self.training_flops {
+            percent if percent < 0.01 => "under 0.01 %".to_owned(),
+            percent => format!("{percent:.2} %"),
+        };
         let facts = format!(
             "over {} runs, encoding on the fly takes {} of the network's training FLOPs, once a run {}, once for all {}",
             self.runs,
