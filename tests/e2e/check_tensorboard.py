@@ -29,6 +29,7 @@ CURVES = {
     "train/loss": "loss",
     "train/grad_norm": "grad_norm",
     "train/lr": "lr",
+    "train/caption_tokens_cut": "caption_tokens_cut",
     "progress/epoch": "epoch",
     "progress/samples_seen": "samples_seen",
     "progress/tokens_seen": "tokens_seen",

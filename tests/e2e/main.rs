@@ -3,8 +3,10 @@
 
 mod configs;
 mod data_order;
+mod feature_cache;
 mod lidit;
 mod mistakes;
+mod plan;
 mod ranks;
 mod resume;
 mod training;

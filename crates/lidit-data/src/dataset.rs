@@ -152,14 +152,18 @@ impl Dataset {
     /// without a caption are left out. Reads the whole caption column.
     pub fn captions(&self) -> Result<Vec<(u64, Vec<String>)>, DataError> {
         let members: Vec<u64> = (0..self.len()).map(|index| self.inner.subset.id(index)).collect();
+        self.captions_of(&members)
+    }
+
+    /// The ids and captions of some rows, in the order asked for. Rows without a caption are left out.
+    pub fn captions_of(&self, ids: &[u64]) -> Result<Vec<(u64, Vec<String>)>, DataError> {
         let mut found = HashMap::new();
-        let columns = self.columns(None);
-        self.inner.set.read(&members, columns, |id, row| {
+        self.inner.set.read(ids, self.columns(None), |id, row| {
             found.insert(id, row.captions);
         })?;
-        let captions = members
-            .into_iter()
-            .filter_map(|id| Some((id, found.remove(&id)?)))
+        let captions = ids
+            .iter()
+            .filter_map(|id| Some((*id, found.remove(id)?)))
             .filter(|(_, captions)| !captions.is_empty());
         Ok(captions.collect())
     }

@@ -126,6 +126,14 @@ pub enum DataError {
         /// Why.
         reason: String,
     },
+    /// A file of features is not what it should be.
+    #[error("{path}: {problem}", path = path.display())]
+    Features {
+        /// The file.
+        path: PathBuf,
+        /// What was found, what was expected, and what to do.
+        problem: String,
+    },
     /// The reading thread ended before the stream did; the first error it met was reported before.
     #[error("the loader has stopped after an earlier error")]
     LoaderStopped,

@@ -2,14 +2,20 @@
 //!
 //! The stream of samples is endless and a pure function of (seed, position): [`SampleOrder`] says which sample stands
 //! at a position, [`Dataset`] reads it from its [`Manifest`]'s shards, and [`Loader`] hands each rank its share of every
-//! global batch. [`SampleRng`] is the counter-based generator that everything random about a sample comes from. All of
+//! global batch. [`FeatureSet`] and [`FeatureLoader`] do the same for what frozen encoders said about the captions, as
+//! plain bytes. [`SampleRng`] is the counter-based generator that everything random about a sample comes from. All of
 //! it is specified in `docs/data.md` so that another language can repeat it.
 
+mod ahead;
 mod batch;
 mod config;
 mod dataset;
 mod emoji;
 mod error;
+mod feature_file;
+mod feature_loader;
+mod feature_row;
+mod feature_set;
 mod image;
 mod inspect;
 mod loader;
@@ -32,6 +38,10 @@ pub use config::DataConfig;
 pub use dataset::{Dataset, Quarantined};
 pub use emoji::{EmojiBuild, EmojiGroup, build_emoji};
 pub use error::DataError;
+pub use feature_file::FeatureFile;
+pub use feature_loader::FeatureLoader;
+pub use feature_row::{FeatureRow, PromptFeatures};
+pub use feature_set::{FeatureSet, FeatureSource, SampleFeatures};
 pub use inspect::{CaptionStats, ColumnInfo, ImageStats, Inspection, inspect};
 pub use loader::{Loader, LoaderConfig};
 pub use manifest::{FORMAT_VERSION, Licence, Manifest, ManifestColumn, ManifestShard};

@@ -1,22 +1,10 @@
 //! Steps of a rank, read ahead in the background.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::{self, JoinHandle};
-
-use rayon::{ThreadPool, ThreadPoolBuilder};
-
+use crate::ahead::{Abandoned, Ahead};
 use crate::batch::MicroBatch;
 use crate::dataset::{Dataset, Quarantined};
 use crate::error::DataError;
 use crate::order::{SampleOrder, Share};
-
-// Steps read ahead: as many as fit, within these bounds.
-const AHEAD_BYTES: usize = 256 << 20;
-const AHEAD_STEPS: usize = 8;
-// Decoding threads of a process. More than one training process can feed is of no use.
-const MAX_THREADS: usize = 8;
 
 /// Which part of the stream a loader hands out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,9 +58,7 @@ impl LoaderConfig {
 ///
 /// A shard that can't be read is an error of the step that needed it. Dropping the loader ends its threads.
 pub struct Loader {
-    receiver: Option<Receiver<Result<Vec<MicroBatch>, DataError>>>,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    steps: Ahead<Vec<MicroBatch>>,
     dataset: Dataset,
 }
 
@@ -83,36 +69,18 @@ impl Loader {
         let side = dataset.config().image_size as usize;
         let share = config.global_batch.div_ceil(config.world_size);
         let step_bytes = share * 3 * side * side * size_of::<f32>();
-        let ahead = (AHEAD_BYTES / step_bytes).clamp(1, AHEAD_STEPS);
-        let (sender, receiver) = sync_channel(ahead);
-        let stop = Arc::new(AtomicBool::new(false));
-        let work = Work {
-            dataset: dataset.clone(),
-            config,
-            pool: pool()?,
-            stop: stop.clone(),
-        };
-        let thread = thread::Builder::new()
-            .name("lidit-loader".to_owned())
-            .spawn(move || work.run(&sender))
-            .map_err(|error| threads(&error))?;
-        Ok(Self {
-            receiver: Some(receiver),
-            stop,
-            thread: Some(thread),
-            dataset,
-        })
+        let source = dataset.clone();
+        let steps = Ahead::start("lidit-loader", config.start_step, step_bytes, move |step, abandoned| {
+            read_step(&source, &config, step, abandoned)
+        })?;
+        Ok(Self { steps, dataset })
     }
 
     /// The next step's samples of this rank, in micro-batches of consecutive positions. Waits while they are read.
     ///
     /// After an error every further call is [`DataError::LoaderStopped`].
     pub fn next_step(&mut self) -> Result<Vec<MicroBatch>, DataError> {
-        let received = self.receiver.as_ref().map(Receiver::recv);
-        match received {
-            Some(Ok(step)) => step,
-            Some(Err(_)) | None => Err(DataError::LoaderStopped),
-        }
+        self.steps.next_step()
     }
 
     /// The unusable rows met so far, some of them perhaps in steps still to come.
@@ -121,68 +89,24 @@ impl Loader {
     }
 }
 
-impl Drop for Loader {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        // Without a receiver a thread that waits to hand a step over wakes and ends.
-        self.receiver = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic there was already met as LoaderStopped.
-            let _ = thread.join();
-        }
-    }
-}
-
-struct Work {
-    dataset: Dataset,
-    config: LoaderConfig,
-    pool: ThreadPool,
-    stop: Arc<AtomicBool>,
-}
-
-impl Work {
-    fn run(&self, sender: &SyncSender<Result<Vec<MicroBatch>, DataError>>) {
-        for step in self.config.start_step.. {
-            let result = self.pool.install(|| self.step(step));
-            let failed = result.is_err();
-            let stopped = self.stop.load(Ordering::Relaxed);
-            if stopped || sender.send(result).is_err() || failed {
-                return;
-            }
-        }
-    }
-
-    fn step(&self, step: u64) -> Result<Vec<MicroBatch>, DataError> {
-        let order = SampleOrder::new(self.config.seed, self.dataset.len());
-        let draws = self.config.share().draws(step, &order, self.dataset.subset());
-        let side = self.dataset.config().image_size as usize;
-        draws
-            .chunks(self.config.micro_batch)
-            .map(|draws| {
-                if self.stop.load(Ordering::Relaxed) {
-                    return Err(DataError::LoaderStopped);
-                }
-                let ids: Vec<u64> = draws.iter().map(|draw| draw.id).collect();
-                let samples = self.dataset.load(&ids)?;
-                Ok(MicroBatch::new(self.config.seed, draws, &samples, side))
-            })
-            .collect()
-    }
-}
-
-fn pool() -> Result<ThreadPool, DataError> {
-    let threads_here = thread::available_parallelism().map_or(1, usize::from);
-    ThreadPoolBuilder::new()
-        .num_threads(threads_here.min(MAX_THREADS))
-        .thread_name(|index| format!("lidit-decode-{index}"))
-        .build()
-        .map_err(|error| threads(&error))
-}
-
-fn threads(error: &dyn std::error::Error) -> DataError {
-    DataError::Threads {
-        reason: error.to_string(),
-    }
+fn read_step(
+    dataset: &Dataset,
+    config: &LoaderConfig,
+    step: u64,
+    abandoned: &Abandoned,
+) -> Result<Vec<MicroBatch>, DataError> {
+    let order = SampleOrder::new(config.seed, dataset.len());
+    let draws = config.share().draws(step, &order, dataset.subset());
+    let side = dataset.config().image_size as usize;
+    draws
+        .chunks(config.micro_batch)
+        .map(|draws| {
+            abandoned.check()?;
+            let ids: Vec<u64> = draws.iter().map(|draw| draw.id).collect();
+            let samples = dataset.load(&ids)?;
+            Ok(MicroBatch::new(config.seed, draws, &samples, side))
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -30,6 +30,12 @@ impl KeyedPermutation {
         }
     }
 
+    /// How many things it permutes.
+    #[expect(clippy::len_without_is_empty, reason = "never empty")]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
     /// Where `index` goes; `index` is below the length.
     pub fn at(&self, index: u64) -> u64 {
         assert!(index < self.len, "{index} of a permutation of {}", self.len);
@@ -40,15 +46,39 @@ impl KeyedPermutation {
         value
     }
 
+    /// Which index goes to `value`: the inverse of [`at`](Self::at); `value` is below the length.
+    pub fn index_of(&self, value: u64) -> u64 {
+        assert!(value < self.len, "{value} of a permutation of {}", self.len);
+        let mut index = self.decrypt(value);
+        while index >= self.len {
+            index = self.decrypt(index);
+        }
+        index
+    }
+
     fn encrypt(&self, value: u64) -> u64 {
-        let mask = (1 << self.half_bits) - 1;
-        let (mut left, mut right) = (value >> self.half_bits, value & mask);
+        let (mut left, mut right) = (value >> self.half_bits, value & self.mask());
         for round in 0..ROUNDS {
-            let counter = [round, self.tag, right as u32, self.half_bits];
-            let mixed = u64::from(philox4x32(counter, self.key)[0]) & mask;
-            (left, right) = (right, left ^ mixed);
+            (left, right) = (right, left ^ self.mixed(round, right));
         }
         left << self.half_bits | right
+    }
+
+    fn decrypt(&self, value: u64) -> u64 {
+        let (mut left, mut right) = (value >> self.half_bits, value & self.mask());
+        for round in (0..ROUNDS).rev() {
+            (left, right) = (right ^ self.mixed(round, left), left);
+        }
+        left << self.half_bits | right
+    }
+
+    fn mixed(&self, round: u32, half: u64) -> u64 {
+        let counter = [round, self.tag, half as u32, self.half_bits];
+        u64::from(philox4x32(counter, self.key)[0]) & self.mask()
+    }
+
+    fn mask(&self) -> u64 {
+        (1 << self.half_bits) - 1
     }
 }
 
@@ -68,6 +98,16 @@ mod tests {
             let mut sorted = values(len * 31, 2, len);
             sorted.sort_unstable();
             assert_eq!(sorted, (0..len).collect::<Vec<_>>(), "{len}");
+        }
+    }
+
+    #[test]
+    fn the_inverse_leads_back() {
+        for len in [1, 2, 7, 128, 1000, 1 << 40] {
+            let permutation = KeyedPermutation::new(5, Stream::Subset, 1, len);
+            for index in (0..len.min(300)).chain([len - 1]) {
+                assert_eq!(permutation.index_of(permutation.at(index)), index, "{index} of {len}");
+            }
         }
     }
 

@@ -59,7 +59,7 @@ impl RowGroup {
         let reader = builder
             .with_projection(mask)
             .with_row_groups(vec![self.number])
-            .with_row_selection(selection(places))
+            .with_row_selection(RowSelection::from(selection(places)))
             .with_batch_size(BATCH_ROWS)
             .build()
             .map_err(wrap)?;
@@ -86,7 +86,8 @@ impl RowGroup {
     }
 }
 
-fn selection(places: &[u64]) -> RowSelection {
+/// Takes the rows at `places` (ascending, no repeats) and skips the others.
+pub(crate) fn selection(places: &[u64]) -> Vec<RowSelector> {
     let mut selectors: Vec<RowSelector> = Vec::new();
     let mut next = 0;
     for place in places {
@@ -96,7 +97,7 @@ fn selection(places: &[u64]) -> RowSelection {
         }
         next = place + 1;
     }
-    RowSelection::from(selectors)
+    selectors
 }
 
 // The types were checked when the shard was opened, so another type here means no value.

@@ -55,6 +55,15 @@ impl Subset {
             Self::Nested { permutation, .. } => permutation.at(index),
         }
     }
+
+    /// Which member the row `id` is, where it belongs.
+    pub fn index(&self, id: u64) -> Option<u64> {
+        let index = match self {
+            Self::All { rows } => (id < *rows).then_some(id)?,
+            Self::Nested { permutation, .. } => (id < permutation.len()).then(|| permutation.index_of(id))?,
+        };
+        (index < self.len()).then_some(index)
+    }
 }
 
 #[cfg(test)]
@@ -74,6 +83,17 @@ mod tests {
         assert_eq!(hundred[..10], ten);
         assert_eq!(hundred.iter().collect::<BTreeSet<_>>().len(), 100);
         assert!(hundred.iter().all(|id| *id < 1000));
+    }
+
+    #[test]
+    fn a_row_knows_its_place_where_it_belongs() {
+        for subset in [Subset::new(50, None, 3), Subset::new(50, Some(20), 3)] {
+            for index in 0..subset.len() {
+                assert_eq!(subset.index(subset.id(index)), Some(index));
+            }
+            let known = (0..60).filter(|id| subset.index(*id).is_some()).count() as u64;
+            assert_eq!(known, subset.len());
+        }
     }
 
     #[test]

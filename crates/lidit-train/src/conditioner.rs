@@ -1,16 +1,18 @@
-//! Captions to conditioning: frozen language models, and the memory of what they said.
+//! Captions to conditioning: frozen language models and the memory of what they said, or features written before.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use burn::tensor::Device;
-use lidit_encoders::{PromptEncoder, PromptStates};
+use lidit_data::LoaderConfig;
+use lidit_encoders::{EncoderSpec, LlmConfig, PromptEncoder, PromptStates};
 use lidit_model::{Conditioning, PromptBatch, PromptRow, TextTokens};
 
 use crate::cache;
 use crate::config::EncodersConfig;
+use crate::features::FeatureStore;
 
 /// Prompts encoded at once when a set is encoded ahead.
 const CHUNK: usize = 16;
@@ -24,64 +26,108 @@ pub struct Conditioned {
     pub batches: Vec<PromptBatch>,
     /// One a sample, then one an encoder: what it costs.
     pub tokens: Vec<Vec<TextTokens>>,
+    /// Caption tokens that were cut off, over samples and encoders.
+    pub num_cut: usize,
 }
 
-/// The frozen encoders of a run.
+/// What knows the states of a run's prompts.
 pub struct Conditioner {
-    encoders: Vec<PromptEncoder>,
-    memory: HashMap<String, Prompt>,
+    source: Source,
     device: Device,
+}
+
+enum Source {
+    /// The frozen language models themselves.
+    Models {
+        encoders: Vec<PromptEncoder>,
+        memory: HashMap<String, Prompt>,
+    },
+    /// What they said before.
+    Features(Box<FeatureStore>),
+}
+
+/// Reads the headers of one of the language models of `config`, which lies at `path`.
+pub(crate) fn open_spec(config: &EncodersConfig, llm: &LlmConfig, path: &Path) -> Result<EncoderSpec> {
+    Ok(EncoderSpec::open(
+        path,
+        llm.choice()?,
+        config.template(),
+        config.precision,
+    )?)
+}
+
+/// What identifies an encoder's output. Digests of weights are remembered in the cache folder.
+pub(crate) fn fingerprint(spec: &EncoderSpec) -> Result<String> {
+    Ok(spec.fingerprint(Some(&cache::dir()?.join("digests")))?)
+}
+
+/// Loads every language model of `config` onto `device`; `locate` turns a model's name or path into its file.
+pub(crate) fn load_encoders(
+    config: &EncodersConfig,
+    device: &Device,
+    locate: &dyn Fn(&str) -> Result<PathBuf>,
+) -> Result<Vec<PromptEncoder>> {
+    let device = device.clone().without_autodiff();
+    let encoders = config.llm.iter().enumerate().map(|(i, llm)| {
+        let path = locate(&llm.model).with_context(|| format!("encoders.llm.{i}.model"))?;
+        let encoder = open_spec(config, llm, &path).and_then(|spec| Ok(spec.load(&device)?));
+        encoder.with_context(|| format!("loading encoders.llm.{i} from {}", path.display()))
+    });
+    encoders.collect()
 }
 
 impl Conditioner {
     /// Loads every language model of `config` onto `device`; `locate` turns a model's name or path into its file.
     pub fn load(config: &EncodersConfig, device: &Device, locate: &dyn Fn(&str) -> Result<PathBuf>) -> Result<Self> {
-        let device = device.clone().without_autodiff();
-        let encoders = config
-            .llm
-            .iter()
-            .enumerate()
-            .map(|(i, llm)| {
-                let path = locate(&llm.model).with_context(|| format!("encoders.llm.{i}.model"))?;
-                PromptEncoder::load(&path, llm.choice()?, config.template(), config.precision, &device)
-                    .with_context(|| format!("loading encoders.llm.{i} from {}", path.display()))
-            })
-            .collect::<Result<_>>()?;
-        Ok(Self {
-            encoders,
+        let source = Source::Models {
+            encoders: load_encoders(config, device, locate)?,
             memory: HashMap::new(),
-            device,
-        })
+        };
+        Ok(Self::new(source, device))
+    }
+
+    /// Reads states from `store`; no language model is loaded.
+    pub fn from_features(store: FeatureStore, device: &Device) -> Self {
+        Self::new(Source::Features(Box::new(store)), device)
+    }
+
+    fn new(source: Source, device: &Device) -> Self {
+        let device = device.clone().without_autodiff();
+        Self { source, device }
     }
 
     /// What the network must know of its conditioning.
     pub fn conditioning(&self, config: &EncodersConfig) -> Conditioning {
         Conditioning {
-            context_dims: self.encoders.iter().map(PromptEncoder::dim).collect(),
+            context_dims: self.dims(),
             input_norm: config.input_norm,
             pooling: config.pooling,
         }
     }
 
-    /// What identifies the encoders' output, in config order.
+    /// What identifies the encoders' output, in config order: the same from models and from their features.
     pub fn fingerprints(&self) -> Result<Vec<String>> {
-        let digests = cache::dir()?.join("digests");
-        let fingerprint = |encoder: &PromptEncoder| Ok(encoder.spec().fingerprint(Some(&digests))?);
-        self.encoders.iter().map(fingerprint).collect()
+        match &self.source {
+            Source::Models { encoders, .. } => encoders.iter().map(|encoder| fingerprint(encoder.spec())).collect(),
+            Source::Features(store) => Ok(store.fingerprints()),
+        }
     }
 
-    /// Encodes `captions` now and keeps their states. `on_progress` hears how many are done.
+    /// Encodes `captions` now and keeps their states. `on_progress` hears how many are done. Features know them already.
     ///
     /// The chunks depend on `captions` alone, so that a resumed run remembers the same bits.
     pub fn remember(&mut self, captions: &[String], mut on_progress: impl FnMut(usize)) -> Result<()> {
+        let Source::Models { encoders, memory } = &mut self.source else {
+            return Ok(());
+        };
         let mut wanted: Vec<&String> = captions.iter().collect();
         wanted.sort_unstable();
         wanted.dedup();
         let mut done = 0;
         for chunk in wanted.chunks(CHUNK) {
             let texts: Vec<&str> = chunk.iter().map(|text| text.as_str()).collect();
-            for (text, prompt) in texts.iter().zip(self.encode(&texts)?) {
-                self.memory.insert((*text).to_owned(), Arc::new(prompt));
+            for (text, prompt) in texts.iter().zip(encode(encoders, &texts)?) {
+                memory.insert((*text).to_owned(), Arc::new(prompt));
             }
             done += chunk.len();
             on_progress(done);
@@ -89,39 +135,87 @@ impl Conditioner {
         Ok(())
     }
 
-    /// The conditioning of a batch: from memory if every caption is there, else encoded together.
-    pub fn condition(&self, captions: &[&str]) -> Result<Conditioned> {
-        let remembered: Option<Vec<Prompt>> = captions
-            .iter()
-            .map(|caption| self.memory.get(*caption).cloned())
-            .collect();
-        let prompts = match remembered {
-            Some(prompts) => prompts,
-            None => self.encode(captions)?.into_iter().map(Arc::new).collect(),
-        };
-        let tokens = prompts
-            .iter()
-            .map(|prompt| prompt.iter().map(count_tokens).collect())
-            .collect();
-        let batches = (0..self.encoders.len())
-            .map(|encoder| {
-                let rows: Vec<PromptRow<'_>> = prompts.iter().map(|prompt| row(&prompt[encoder])).collect();
-                PromptBatch::from_rows(&rows, self.encoders[encoder].dim(), &self.device)
-            })
-            .collect();
-        Ok(Conditioned { batches, tokens })
+    /// Starts to read a rank's steps ahead, where states are read.
+    pub fn start(&mut self, config: LoaderConfig) -> Result<()> {
+        match &mut self.source {
+            Source::Models { .. } => Ok(()),
+            Source::Features(store) => store.start(config),
+        }
     }
 
-    /// Each caption's states from every encoder.
-    fn encode(&self, captions: &[&str]) -> Result<Vec<Vec<PromptStates>>> {
-        let mut prompts: Vec<Vec<PromptStates>> = captions.iter().map(|_| Vec::new()).collect();
-        for encoder in &self.encoders {
-            for (prompt, states) in prompts.iter_mut().zip(encoder.encode(captions)?) {
-                prompt.push(states);
+    /// Goes on to the next step's samples, in the order in which the loader hands them out.
+    pub fn next_step(&mut self) -> Result<()> {
+        match &mut self.source {
+            Source::Models { .. } => Ok(()),
+            Source::Features(store) => store.next_step(),
+        }
+    }
+
+    /// The conditioning of samples of the step at hand, by their ids and the captions that were drawn for them.
+    pub fn condition_samples(&self, ids: &[u64], captions: &[&str]) -> Result<Conditioned> {
+        match &self.source {
+            Source::Models { .. } => self.condition(captions),
+            Source::Features(store) => {
+                let samples = ids.iter().zip(captions);
+                let prompts = samples.map(|(id, caption)| store.sample(*id, caption).map(Arc::new));
+                Ok(self.lay_out(&prompts.collect::<Result<Vec<_>>>()?))
             }
         }
-        Ok(prompts)
     }
+
+    /// The conditioning of free prompts: from memory if all are there, else encoded together. Features know the run's own
+    /// prompts and the empty one.
+    pub fn condition(&self, captions: &[&str]) -> Result<Conditioned> {
+        let prompts = match &self.source {
+            Source::Models { encoders, memory } => {
+                let remembered: Option<Vec<Prompt>> =
+                    captions.iter().map(|caption| memory.get(*caption).cloned()).collect();
+                match remembered {
+                    Some(prompts) => prompts,
+                    None => encode(encoders, captions)?.into_iter().map(Arc::new).collect(),
+                }
+            }
+            Source::Features(store) => {
+                let prompts = captions.iter().map(|caption| store.prompt(caption).map(Arc::new));
+                prompts.collect::<Result<_>>()?
+            }
+        };
+        Ok(self.lay_out(&prompts))
+    }
+
+    fn lay_out(&self, prompts: &[Prompt]) -> Conditioned {
+        let states = || prompts.iter().flat_map(|prompt| prompt.iter());
+        let batches = self.dims().into_iter().enumerate().map(|(encoder, dim)| {
+            let rows: Vec<PromptRow<'_>> = prompts.iter().map(|prompt| row(&prompt[encoder])).collect();
+            PromptBatch::from_rows(&rows, dim, &self.device)
+        });
+        Conditioned {
+            batches: batches.collect(),
+            tokens: prompts
+                .iter()
+                .map(|prompt| prompt.iter().map(count_tokens).collect())
+                .collect(),
+            num_cut: states().map(|states| states.num_cut).sum(),
+        }
+    }
+
+    fn dims(&self) -> Vec<usize> {
+        match &self.source {
+            Source::Models { encoders, .. } => encoders.iter().map(PromptEncoder::dim).collect(),
+            Source::Features(store) => store.dims(),
+        }
+    }
+}
+
+/// Each caption's states from every encoder.
+fn encode(encoders: &[PromptEncoder], captions: &[&str]) -> Result<Vec<Vec<PromptStates>>> {
+    let mut prompts: Vec<Vec<PromptStates>> = captions.iter().map(|_| Vec::new()).collect();
+    for encoder in encoders {
+        for (prompt, states) in prompts.iter_mut().zip(encoder.encode(captions)?) {
+            prompt.push(states);
+        }
+    }
+    Ok(prompts)
 }
 
 fn row(states: &PromptStates) -> PromptRow<'_> {

@@ -1,10 +1,12 @@
 //! What a run is: one typed tree, every result-changing value written down.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, bail, ensure};
 use lidit_data::DataConfig;
 use lidit_encoders::{LlmConfig, PrefixKind, PromptFormat, TemplateConfig};
 use lidit_model::{InputNorm, ModelConfig, Objective, Pooling, Sampler};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Version of the resolved config's format, `format_version`.
 pub const FORMAT_VERSION: u32 = 1;
@@ -56,8 +58,23 @@ pub struct EncodersConfig {
     pub precision: lidit_encoders::Precision,
     /// What is kept in memory of encoded prompts.
     pub remember: Remember,
+    /// Folder of features that `lidit cache` wrote; with it training loads no language model.
+    #[serde(default, deserialize_with = "empty_is_none")]
+    pub features: Option<PathBuf>,
+    /// How `lidit cache` stores features.
+    pub cache: CacheConfig,
     /// The language models, each encoding alone.
     pub llm: Vec<LlmConfig>,
+}
+
+/// How `lidit cache` stores features.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheConfig {
+    /// The type of the stored states; `bf16` takes half the room and rounds to 8 bits of mantissa.
+    pub precision: lidit_encoders::Precision,
+    /// Samples a file: what a rank encodes before it can be stopped, and what a killed one loses.
+    pub rows_per_file: u64,
 }
 
 /// Which encoded prompts stay in memory.
@@ -180,6 +197,10 @@ impl RunConfig {
             self.encoders.max_caption_tokens > 0,
             "encoders.max_caption_tokens is 0: captions would never be seen"
         );
+        ensure!(
+            self.encoders.cache.rows_per_file > 0,
+            "encoders.cache.rows_per_file is 0: a file holds at least one sample"
+        );
         self.data.validate()?;
         self.model
             .validate(self.encoders.llm.len(), self.data.image_size as usize)?;
@@ -203,6 +224,11 @@ impl RunConfig {
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string(self).context("writing the config as TOML")
     }
+}
+
+/// `--set encoders.features=` takes the key back.
+fn empty_is_none<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    Ok(Option::deserialize(from)?.filter(|path: &PathBuf| !path.as_os_str().is_empty()))
 }
 
 impl TrainConfig {

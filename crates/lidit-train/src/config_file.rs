@@ -9,7 +9,7 @@ use crate::cache;
 use crate::config::RunConfig;
 
 /// Keys whose text is a path, resolved against the file that holds them.
-const PATH_KEYS: [&str; 1] = ["data.path"];
+const PATH_KEYS: [&str; 2] = ["data.path", "encoders.features"];
 
 /// Starts a path inside the cache folder, wherever that is.
 const CACHE_PREFIX: &str = "$LIDIT_CACHE/";
@@ -113,7 +113,11 @@ fn resolve_paths(table: &mut Table, folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// An empty path stays empty: it takes a key back.
 fn resolve(text: &str, folder: &Path) -> Result<String> {
+    if text.is_empty() {
+        return Ok(String::new());
+    }
     let path = match text.strip_prefix(CACHE_PREFIX) {
         Some(rest) => cache::dir()?.join(rest),
         None => normalize(&std::path::absolute(folder.join(text))?),

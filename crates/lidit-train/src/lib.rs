@@ -15,7 +15,10 @@ mod console;
 mod dashboard;
 mod digest;
 mod ema;
+mod encode_price;
 mod event_file;
+mod features;
+mod folder_lock;
 mod generate;
 mod gradients;
 mod hparams;
@@ -23,6 +26,7 @@ mod image_grid;
 mod jsonl;
 mod layout;
 mod manifest;
+mod memory;
 mod optimizer;
 mod previews;
 mod readable;
@@ -40,13 +44,20 @@ mod train;
 
 pub use checkpoint::{Checkpoint, Weights};
 pub use conditioner::{Conditioned, Conditioner};
-pub use config::{EncodersConfig, Precision, Remember, RunConfig, SampleConfig, Sharding, TrainConfig};
+pub use config::{CacheConfig, EncodersConfig, Precision, Remember, RunConfig, SampleConfig, Sharding, TrainConfig};
 pub use dashboard::{View, ViewRequest};
+pub use encode_price::{EncodePrice, LlmPrice, TokenSample, Way};
+pub use features::{
+    DataIdentity, EncoderIdentity, FeatureIdentity, FeatureManifest, FeatureRequest, FeatureStore, FeaturesWritten,
+    write_features,
+};
 pub use generate::Request;
 pub use image_grid::{GridRow, ImageGrid, Tile};
 pub use layout::FlatLayout;
 pub use manifest::Manifest;
+pub use memory::MemoryEstimate;
 pub use previews::{compare, real_picture};
+pub use readable::{readable_bytes, readable_count};
 pub use resolve::Start;
 pub use run_dir::RunDir;
 pub use state::{Identity, load_for_drawing};

@@ -38,6 +38,8 @@ pub struct StepRecord {
     pub grad_norm: f64,
     /// The rate of this step.
     pub lr: f64,
+    /// Caption tokens that `encoders.max_caption_tokens` cut off this step's prompts, over all encoders.
+    pub caption_tokens_cut: u64,
     /// Over all ranks, since the last logged step.
     #[serde(deserialize_with = "null_is_nan")]
     pub images_per_s: f64,
@@ -108,6 +110,7 @@ impl Metrics {
             ("train/loss", r.loss),
             ("train/grad_norm", r.grad_norm),
             ("train/lr", r.lr),
+            ("train/caption_tokens_cut", r.caption_tokens_cut as f64),
             ("progress/epoch", r.epoch),
             ("progress/samples_seen", r.samples_seen as f64),
             ("progress/tokens_seen", r.tokens_seen as f64),
@@ -202,6 +205,7 @@ impl StepRecord {
             loss: 1.0,
             grad_norm: 2.0,
             lr: 1e-3,
+            caption_tokens_cut: 3,
             images_per_s: 100.0,
             seconds: 0.3,
             step_s: 0.3,
@@ -282,6 +286,7 @@ mod tests {
             "loss",
             "grad_norm",
             "lr",
+            "caption_tokens_cut",
             "images_per_s",
             "seconds",
         ];

@@ -27,9 +27,46 @@ pub(crate) fn seconds_text(seconds: f64) -> String {
     }
 }
 
+/// Bytes in two or three digits and a decimal unit.
+pub fn readable_bytes(bytes: f64) -> String {
+    scaled(bytes, &["B", "kB", "MB", "GB", "TB", "PB"])
+}
+
+/// A large number in two or three digits and a decimal prefix.
+pub fn readable_count(count: f64) -> String {
+    scaled(count, &["", "k", "M", "G", "T", "P", "E", "Z"])
+        .trim_end()
+        .to_owned()
+}
+
+fn scaled(value: f64, units: &[&str]) -> String {
+    let power = (value.max(1.0).log10() / 3.0).floor() as usize;
+    let power = power.min(units.len() - 1);
+    let value = value / 1000f64.powi(power as i32);
+    let decimals = usize::from(power > 0 && value < 100.0);
+    format!("{value:.decimals$} {}", units[power])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn large_numbers_have_units() {
+        for (bytes, text) in [
+            (0.0, "0 B"),
+            (999.0, "999 B"),
+            (1500.0, "1.5 kB"),
+            (2.5e11, "250 GB"),
+            (3e16, "30.0 PB"),
+        ] {
+            assert_eq!(readable_bytes(bytes), text);
+        }
+        assert_eq!(
+            (readable_count(12.0), readable_count(1.06e9)),
+            ("12".into(), "1.1 G".into())
+        );
+    }
 
     #[test]
     fn numbers_and_times_are_short() {

@@ -243,6 +243,7 @@ impl Pace {
             loss: stats.loss,
             grad_norm: stats.grad_norm,
             lr: stats.lr,
+            caption_tokens_cut: stats.caption_tokens_cut,
             images_per_s: self.images as f64 / self.seconds,
             seconds: self.total_seconds,
             step_s: self.seconds / f64::from(self.steps),

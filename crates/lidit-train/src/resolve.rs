@@ -1,6 +1,7 @@
 //! Which config a run follows: its own when it has one, the given one when it starts.
 
 use anyhow::{Context, Result, bail};
+use lidit_encoders::Precision;
 use toml::Table;
 
 use crate::config::RunConfig;
@@ -53,6 +54,10 @@ fn continued(stored: &str, sets: &[String]) -> Result<RunConfig> {
         let (key, _) = split_set(set)?;
         let changed = RunConfig::from_table(table.clone(), std::slice::from_ref(set))?;
         if is_free(key) || changed == original {
+            continue;
+        }
+        // Features in f32 are what the language models say; rounded ones are not.
+        if key == "encoders.features" && changed.encoders.cache.precision == Precision::F32 {
             continue;
         }
         if key == "train.steps" {

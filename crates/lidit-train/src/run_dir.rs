@@ -1,16 +1,15 @@
 //! The run directory: the one folder that reproduces its run.
 
-use std::fs::{self, File, TryLockError};
-use std::io::{ErrorKind, Write};
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use image::RgbImage;
 
 use crate::atomic::write_atomically;
+use crate::folder_lock::{self, LOCK};
 
-/// Held by the process that writes the run; no part of the run itself.
-const LOCK: &str = ".lock";
 /// What a run makes in its directory, apart from hidden files.
 const OWN: [&str; 7] = [
     "config.toml",
@@ -40,7 +39,7 @@ impl RunDir {
     /// # Errors
     /// When `root` holds anything, or another process is writing there.
     pub fn create(root: &Path) -> Result<Self> {
-        let lock = Self::lock(root)?;
+        let lock = folder_lock::take(root, "run directory")?;
         if let Some(name) = first_entry(root, Entries::All)? {
             bail!(
                 "run directory {} is not empty (it holds {name}): continue that run with --resume, or name another --run-dir",
@@ -55,7 +54,7 @@ impl RunDir {
     /// # Errors
     /// When `root` holds files but no `config.toml`, so is no run, or another process is writing there.
     pub fn resume(root: &Path) -> Result<Self> {
-        let lock = Self::lock(root)?;
+        let lock = folder_lock::take(root, "run directory")?;
         // An attempt that died early has made folders but no config.
         if !root.join("config.toml").is_file()
             && let Some(name) = first_entry(root, Entries::Foreign)?
@@ -91,36 +90,6 @@ impl RunDir {
             fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
         Ok(run)
-    }
-
-    fn lock(root: &Path) -> Result<Option<File>> {
-        fs::create_dir_all(root).with_context(|| format!("cannot make the run directory {}", root.display()))?;
-        let path = root.join(LOCK);
-        let mut file = File::options()
-            .create(true)
-            .read(true)
-            .write(true)
-            .truncate(false)
-            .open(&path)
-            .with_context(|| format!("cannot open {}", path.display()))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let holder = fs::read_to_string(&path).unwrap_or_default();
-                bail!(
-                    "run directory {} is being written by another process ({}): wait for it, or stop it first",
-                    root.display(),
-                    holder.trim()
-                );
-            }
-            // Some cluster file systems have no locks; the scheduler is then what keeps two jobs apart.
-            Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => return Ok(None),
-            Err(TryLockError::Error(e)) => return Err(e).with_context(|| format!("cannot lock {}", path.display())),
-        }
-        file.set_len(0)
-            .and_then(|()| writeln!(file, "process {} on {}", std::process::id(), host_name()))
-            .with_context(|| format!("cannot write {}; is the disk full?", path.display()))?;
-        Ok(Some(file))
     }
 
     /// The folder itself.

@@ -48,6 +48,8 @@ pub struct StepStats {
     pub usable: usize,
     /// Model FLOPs, forward and backward, of the global batch.
     pub flops: f64,
+    /// Caption tokens that the limit cut off the global batch's prompts, over all encoders.
+    pub caption_tokens_cut: u64,
     /// Some rank was asked to stop.
     pub stop: bool,
 }
@@ -90,6 +92,7 @@ impl Stepper<'_> {
             lr,
             usable: total.usable as usize,
             flops: total.flops,
+            caption_tokens_cut: total.cut as u64,
             stop: total.stop > 0.0,
         })
     }
@@ -98,13 +101,14 @@ impl Stepper<'_> {
     fn forward_backward(&self, state: &TrainState, batch: &MicroBatch) -> Result<(Tensor<1>, LocalSums)> {
         let train = &self.config.train;
         let drawn = draw(batch, train.seed, train.caption_dropout, self.device);
-        let prompts = self.conditioner.condition(&drawn.captions)?;
+        let prompts = self.conditioner.condition_samples(&batch.ids, &drawn.captions)?;
         let loss = self.config.objective.loss(&state.model, &drawn.batch, &prompts.batches);
         let gradient = self.layout.gradients(&state.model, &mut loss.backward());
         let sums = LocalSums {
             loss: f64::from(loss.into_scalar::<f32>()),
             usable: batch.weights.iter().map(|&weight| f64::from(weight)).sum(),
             flops: self.flops(&prompts, batch.image_size),
+            cut: prompts.num_cut as f64,
             stop: 0.0,
         };
         Ok((gradient, sums))
@@ -146,6 +150,7 @@ struct LocalSums {
     loss: f64,
     usable: f64,
     flops: f64,
+    cut: f64,
     stop: f64,
 }
 
@@ -154,18 +159,20 @@ impl LocalSums {
         self.loss += other.loss;
         self.usable += other.usable;
         self.flops += other.flops;
+        self.cut += other.cut;
     }
 
     fn over_all_ranks(self, world: &World) -> Result<Self> {
-        let mut sums = [self.loss, self.usable, self.flops, self.stop];
+        let mut sums = [self.loss, self.usable, self.flops, self.cut, self.stop];
         if world.size() > 1 {
             world.sum_f64(&mut sums)?;
         }
-        let [loss, usable, flops, stop] = sums;
+        let [loss, usable, flops, cut, stop] = sums;
         Ok(Self {
             loss,
             usable,
             flops,
+            cut,
             stop,
         })
     }

@@ -13,6 +13,7 @@ use crate::checkpoint::Checkpoint;
 use crate::conditioner::Conditioner;
 use crate::config::{Remember, RunConfig};
 use crate::dashboard::View;
+use crate::features::FeatureStore;
 use crate::gradients::Ownership;
 use crate::layout::FlatLayout;
 use crate::previews::Previews;
@@ -122,7 +123,7 @@ impl<'a> Session<'a> {
         recorder: &mut Recorder,
     ) -> Result<Self> {
         let dataset = Dataset::open(&config.data)?;
-        let mut conditioner = Conditioner::load(&config.encoders, &request.device, request.locate)?;
+        let mut conditioner = conditioner(request, &config, &dataset)?;
         let identity = Identity {
             dataset: dataset.digest().to_owned(),
             encoders: conditioner.fingerprints()?,
@@ -142,17 +143,16 @@ impl<'a> Session<'a> {
         };
         let samples = dataset.len();
         let previews = Previews::new(&config, &dataset)?;
-        let loader = Loader::new(
-            dataset.clone(),
-            LoaderConfig {
-                seed: config.train.seed,
-                global_batch: config.train.global_batch,
-                micro_batch: config.train.micro_batch,
-                rank: world.rank(),
-                world_size: world.size(),
-                start_step: state.step,
-            },
-        )?;
+        let stream = LoaderConfig {
+            seed: config.train.seed,
+            global_batch: config.train.global_batch,
+            micro_batch: config.train.micro_batch,
+            rank: world.rank(),
+            world_size: world.size(),
+            start_step: state.step,
+        };
+        let loader = Loader::new(dataset.clone(), stream)?;
+        conditioner.start(stream)?;
         recorder.begin(&config, &state, world, &request.device_name, samples)?;
         Ok(Self {
             run_dir,
@@ -177,6 +177,7 @@ impl<'a> Session<'a> {
         while self.state.step < self.config.train.steps && !stopping {
             let begun = Instant::now();
             let micro_batches = self.loader.next_step()?;
+            self.conditioner.next_step()?;
             let waited = begun.elapsed();
             self.state
                 .sample_digest
@@ -246,13 +247,22 @@ impl<'a> Session<'a> {
     }
 }
 
+/// The language models, or the features that they left.
+fn conditioner(request: &RunRequest<'_>, config: &RunConfig, dataset: &Dataset) -> Result<Conditioner> {
+    let Some(folder) = &config.encoders.features else {
+        return Conditioner::load(&config.encoders, &request.device, request.locate);
+    };
+    let store = FeatureStore::open(folder, config, dataset, request.locate).context("encoders.features")?;
+    Ok(Conditioner::from_features(store, &request.device))
+}
+
 fn remember(
     conditioner: &mut Conditioner,
     config: &RunConfig,
     dataset: &Dataset,
     recorder: &mut Recorder,
 ) -> Result<()> {
-    if config.encoders.remember == Remember::Nothing {
+    if config.encoders.remember == Remember::Nothing || config.encoders.features.is_some() {
         return Ok(());
     }
     let mut captions: Vec<String> = dataset

@@ -33,13 +33,13 @@ pub struct Args {
     /// How many processes, each a rank of the run.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     nproc: u16,
-    /// How often all ranks are started again, with --resume, after one crashed or lost a peer.
+    /// How often all ranks are started again, to go on where they were, after one crashed or lost a peer.
     #[arg(long, value_name = "K", default_value_t = 0)]
     max_restarts: u32,
     /// How long the other ranks have to end by themselves after one failed, in seconds, before they are stopped.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     grace: u64,
-    /// The lidit command that every rank runs, such as `train configs/run/debug.toml`.
+    /// The lidit command that every rank runs: `train CONFIG ..` or `cache CONFIG --out DIR`.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
@@ -49,6 +49,8 @@ pub fn run(args: &Args) -> Result<Outcome> {
     if args.command.first().is_some_and(|command| command == "launch") {
         bail!("launch can't launch launch: name the command that every rank runs, such as train CONFIG");
     }
+    // Of the commands that ranks share, cache goes on by itself.
+    let is_cache = args.command.first().is_some_and(|command| command == "cache");
     let launch = Launch {
         program: std::env::current_exe().context("finding this binary")?,
         command: args.command.clone(),
@@ -57,6 +59,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
         grace: Duration::from_secs(args.grace),
         last_words: LAST_WORDS,
         shares_terminal: std::io::stdin().is_terminal(),
+        resume: (!is_cache).then_some("--resume"),
     };
     let (code, restarts) = launch.run(&mut Signals::new([SIGINT, SIGTERM, SIGUSR1])?)?;
     let exit = match code {
@@ -87,6 +90,8 @@ struct Launch {
     last_words: Duration,
     /// Rank 0 keeps the terminal, so Ctrl-C reaches it without our help.
     shares_terminal: bool,
+    /// What a command needs, to go on after a restart.
+    resume: Option<&'static str>,
 }
 
 /// How one attempt ended: the launcher's exit code, and whether another attempt may help.
@@ -133,8 +138,11 @@ impl Launch {
     fn rank_command(&self, rank: usize, attempt: u32, meeting: &Meeting) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&self.command);
-        if attempt > 0 && !self.command.iter().any(|word| word == "--resume") {
-            command.arg("--resume");
+        if let Some(resume) = self.resume
+            && attempt > 0
+            && !self.command.iter().any(|word| word == resume)
+        {
+            command.arg(resume);
         }
         command.envs([
             ("RANK", rank.to_string()),
@@ -234,6 +242,7 @@ mod tests {
             grace: Duration::from_millis(200),
             last_words: Duration::from_millis(200),
             shares_terminal: false,
+            resume: Some("--resume"),
         };
         launch.run(&mut Signals::new([SIGUSR1]).unwrap()).unwrap()
     }

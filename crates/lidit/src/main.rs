@@ -2,6 +2,7 @@
 
 mod allocator;
 mod bench;
+mod cache;
 mod checkpoint;
 mod data;
 mod device;
@@ -9,6 +10,7 @@ mod encode;
 mod fetch;
 mod launch;
 mod outcome;
+mod plan;
 mod quickstart;
 mod sample;
 mod train;
@@ -41,9 +43,13 @@ enum Command {
     Data(data::Args),
     /// Write a frozen language model's states of prompts to a file.
     Encode(encode::Args),
+    /// Say what a run would cost, and how it should come by its encoders' states.
+    Plan(plan::Args),
+    /// Encode a data set's captions once, for many runs.
+    Cache(cache::Args),
     /// Train: one process of a run.
     Train(train::Args),
-    /// Train with several processes on this machine.
+    /// Train or cache with several processes on this machine.
     Launch(launch::Args),
     /// Draw pictures from prompts with a trained run.
     Sample(sample::Args),
@@ -82,6 +88,8 @@ fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
         Command::Fetch(args) => fetch::run(args),
         Command::Data(args) => data::run(args),
         Command::Encode(args) => encode::run(args),
+        Command::Plan(args) => plan::run(args),
+        Command::Cache(args) => cache::run(args),
         Command::Train(args) => train::run(args),
         Command::Launch(args) => launch::run(args),
         Command::Sample(args) => sample::run(args),

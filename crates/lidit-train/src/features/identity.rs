@@ -1,0 +1,367 @@
+//! What features were made from, and whether that is what a config asks for.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use lidit_data::{Dataset, ManifestShard, Subset};
+use lidit_encoders::{LlmConfig, Precision, TemplateConfig};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::conditioner::{fingerprint, open_spec};
+use crate::config::{CacheConfig, EncodersConfig};
+use crate::digest::hex;
+
+/// Version of the folder's format.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Everything that decides the bytes of a folder of features, apart from the prompts of the previews.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeatureIdentity {
+    /// [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// Whose captions.
+    pub data: DataIdentity,
+    /// How they are stored.
+    pub cache: CacheConfig,
+    /// The encoders, in config order.
+    pub encoders: Vec<EncoderIdentity>,
+}
+
+/// Which captions of which data set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataIdentity {
+    /// [`Dataset::digest`].
+    pub digest: String,
+    /// Rows of the whole data set.
+    pub rows: u64,
+    /// `data.caption_column`.
+    pub caption_column: String,
+    /// `data.max_samples`.
+    pub max_samples: Option<u64>,
+    /// `data.subset_seed`.
+    pub subset_seed: u64,
+}
+
+/// One encoder, readably and exactly.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderIdentity {
+    /// `encoders.llm.i`.
+    pub llm: LlmConfig,
+    /// `encoders.precision`.
+    pub precision: Precision,
+    /// What surrounds a caption.
+    pub template: TemplateConfig,
+    /// Width of a state.
+    pub dim: usize,
+    /// [`EncoderSpec::fingerprint`](lidit_encoders::EncoderSpec::fingerprint).
+    pub fingerprint: String,
+}
+
+/// `manifest.json`: the folder is complete.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FeatureManifest {
+    /// [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// Version of the binary that completed it.
+    pub lidit_version: String,
+    /// [`FeatureIdentity::fingerprint`].
+    pub fingerprint: String,
+    /// What the features were made from.
+    pub identity: FeatureIdentity,
+    /// Samples of the data set's part.
+    pub samples: u64,
+    /// Captions of those samples, alternatives counted.
+    pub captions: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// The constant prefix: one row.
+    pub prefix: ManifestShard,
+    /// The empty caption and the prompts of the previews.
+    pub prompts: ManifestShard,
+    /// The samples' captions, in order.
+    pub files: Vec<ManifestShard>,
+}
+
+impl FeatureIdentity {
+    /// What `config` asks for. Reads the models' headers and hashes their files, but loads no weight.
+    pub fn of(config: &EncodersConfig, dataset: &Dataset, locate: &dyn Fn(&str) -> Result<PathBuf>) -> Result<Self> {
+        let encoders = config.llm.iter().enumerate().map(|(i, llm)| {
+            let path = locate(&llm.model).with_context(|| format!("encoders.llm.{i}.model"))?;
+            EncoderIdentity::read(config, llm, &path).with_context(|| format!("reading encoders.llm.{i}"))
+        });
+        Ok(Self {
+            format_version: FORMAT_VERSION,
+            data: DataIdentity::of(dataset),
+            cache: config.cache.clone(),
+            encoders: encoders.collect::<Result<_>>()?,
+        })
+    }
+
+    /// SHA-256 over the encoders' fingerprints, the captions' identity and the type of the stored states, in hex: equal
+    /// for equal features, wherever models and data lie and however they are cut into files.
+    pub fn fingerprint(&self) -> Result<String> {
+        let encoders: Vec<&str> = self
+            .encoders
+            .iter()
+            .map(|encoder| encoder.fingerprint.as_str())
+            .collect();
+        let parts = serde_json::to_vec(&("lidit features 1", encoders, &self.data, self.cache.precision))?;
+        Ok(hex(&Sha256::digest(parts)))
+    }
+
+    /// Refuses `folder`, whose features are `self`, unless they are those that `wanted` asks for; both sides are named.
+    pub(crate) fn check(&self, wanted: &Self, folder: &Path) -> Result<()> {
+        let mut wanted = wanted.clone();
+        for (ours, theirs) in wanted.encoders.iter_mut().zip(&self.encoders) {
+            // The same states by another path or another way to count the layer.
+            if ours.fingerprint == theirs.fingerprint {
+                ours.clone_from(theirs);
+            }
+        }
+        let mut found = Vec::new();
+        differences(
+            "",
+            &serde_json::to_value(self)?,
+            &serde_json::to_value(&wanted)?,
+            &mut found,
+        );
+        ensure!(
+            found.is_empty(),
+            "{} holds other features than this config asks for: {}; use the config that made them, or another folder",
+            folder.display(),
+            found.join("; ")
+        );
+        Ok(())
+    }
+
+    /// As [`check`](Self::check) for a run that trains on them: files may be cut otherwise, the run may see a smaller
+    /// part of the data, and where a model's file is missing its weights are taken on trust. Returns what was not
+    /// checked.
+    pub(crate) fn check_for_training(
+        &self,
+        config: &EncodersConfig,
+        dataset: &Dataset,
+        locate: &dyn Fn(&str) -> Result<PathBuf>,
+        folder: &Path,
+    ) -> Result<Vec<String>> {
+        let mut stored = self.clone();
+        let mut wanted = Self {
+            format_version: FORMAT_VERSION,
+            data: DataIdentity::of(dataset),
+            cache: config.cache.clone(),
+            encoders: Vec::new(),
+        };
+        wanted.cache.rows_per_file = stored.cache.rows_per_file;
+        (wanted.data.max_samples, wanted.data.subset_seed) = (stored.data.max_samples, stored.data.subset_seed);
+        let mut unchecked = Vec::new();
+        for (i, llm) in config.llm.iter().enumerate() {
+            let theirs = stored.encoders.get_mut(i);
+            let ours = match (locate(&llm.model), theirs) {
+                (Ok(path), _) => EncoderIdentity::read(config, llm, &path)
+                    .with_context(|| format!("reading encoders.llm.{i} to compare it with {}", folder.display()))?,
+                (Err(error), Some(theirs)) => {
+                    unchecked.push(format!(
+                        "encoders.llm.{i}: {error:#}; its weights can't be compared with those that made {}",
+                        folder.display()
+                    ));
+                    EncoderIdentity::without_file(config, llm, theirs)
+                }
+                (Err(error), None) => return Err(error).with_context(|| format!("encoders.llm.{i}.model")),
+            };
+            wanted.encoders.push(ours);
+        }
+        stored.check(&wanted, folder)?;
+        Ok(unchecked)
+    }
+}
+
+impl DataIdentity {
+    fn of(dataset: &Dataset) -> Self {
+        let config = dataset.config();
+        Self {
+            digest: dataset.digest().to_owned(),
+            rows: dataset.rows(),
+            caption_column: config.caption_column.clone(),
+            max_samples: config.max_samples,
+            subset_seed: config.subset_seed,
+        }
+    }
+
+    /// The samples.
+    pub fn members(&self) -> Subset {
+        Subset::new(self.rows, self.max_samples, self.subset_seed)
+    }
+}
+
+impl EncoderIdentity {
+    fn read(config: &EncodersConfig, llm: &LlmConfig, path: &Path) -> Result<Self> {
+        let spec = open_spec(config, llm, path)?;
+        Ok(Self {
+            llm: llm.clone(),
+            precision: config.precision,
+            template: config.template(),
+            dim: spec.shape().hidden_size,
+            fingerprint: fingerprint(&spec)?,
+        })
+    }
+
+    /// All that the config says, with the rest from `stored`. Paths are compared by their last part then: the file is not
+    /// here, so where it was says nothing.
+    fn without_file(config: &EncodersConfig, llm: &LlmConfig, stored: &mut Self) -> Self {
+        let name = |model: &str| {
+            Path::new(model)
+                .file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+        };
+        let mut llm = llm.clone();
+        for model in [&mut llm.model, &mut stored.llm.model] {
+            *model = name(model).unwrap_or_else(|| model.clone());
+        }
+        let same = llm == stored.llm && config.precision == stored.precision && config.template() == stored.template;
+        Self {
+            llm,
+            precision: config.precision,
+            template: config.template(),
+            dim: stored.dim,
+            // Never equal to another encoder's, so that the comparison goes on to what differs.
+            fingerprint: if same {
+                stored.fingerprint.clone()
+            } else {
+                "unknown, its file is missing".to_owned()
+            },
+        }
+    }
+}
+
+/// Every leaf in which two trees differ, as `key is A there and B here`.
+fn differences(key: &str, there: &Value, here: &Value, found: &mut Vec<String>) {
+    let join = |name: &str| {
+        if key.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{key}.{name}")
+        }
+    };
+    match (there, here) {
+        (Value::Object(there), Value::Object(here)) => {
+            let names: std::collections::BTreeSet<&String> = there.keys().chain(here.keys()).collect();
+            for name in names {
+                let side = |tree: &serde_json::Map<String, Value>| tree.get(name).cloned().unwrap_or_default();
+                differences(&join(name), &side(there), &side(here), found);
+            }
+        }
+        (Value::Array(there), Value::Array(here)) if there.len() == here.len() => {
+            for (i, (there, here)) in there.iter().zip(here).enumerate() {
+                differences(&join(&i.to_string()), there, here, found);
+            }
+        }
+        (Value::Array(there), Value::Array(here)) => found.push(format!(
+            "{key} has {} entries there and {} here",
+            there.len(),
+            here.len()
+        )),
+        (there, here) if there == here => {}
+        (there, here) => found.push(format!("{key} is {there} there and {here} here")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn identity() -> FeatureIdentity {
+        let encoder = |name: &str| EncoderIdentity {
+            llm: LlmConfig {
+                model: format!("/models/{name}.gguf"),
+                layer: Some(-3),
+                layers: None,
+            },
+            precision: Precision::F32,
+            template: TemplateConfig::plain(),
+            dim: 32,
+            fingerprint: name.to_owned(),
+        };
+        FeatureIdentity {
+            format_version: FORMAT_VERSION,
+            data: DataIdentity {
+                digest: "d".into(),
+                rows: 24,
+                caption_column: "caption".into(),
+                max_samples: None,
+                subset_seed: 0,
+            },
+            cache: CacheConfig {
+                precision: Precision::F32,
+                rows_per_file: 4,
+            },
+            encoders: vec![encoder("a"), encoder("b")],
+        }
+    }
+
+    fn refusal(change: impl Fn(&mut FeatureIdentity)) -> String {
+        let mut wanted = identity();
+        change(&mut wanted);
+        identity()
+            .check(&wanted, Path::new("/features"))
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn every_difference_is_named_with_both_sides() {
+        identity().check(&identity(), Path::new("/features")).unwrap();
+        let message = refusal(|wanted| {
+            wanted.encoders[1].llm.layer = Some(-2);
+            wanted.encoders[1].fingerprint = "c".into();
+        });
+        assert!(message.contains("/features"), "{message}");
+        assert!(
+            message.contains("encoders.1.llm.layer is -3 there and -2 here"),
+            "{message}"
+        );
+        assert!(
+            message.contains(r#"encoders.1.fingerprint is "b" there and "c" here"#),
+            "{message}"
+        );
+        let message = refusal(|wanted| wanted.data.max_samples = Some(3));
+        assert!(
+            message.contains("data.max_samples is null there and 3 here"),
+            "{message}"
+        );
+        let message = refusal(|wanted| drop(wanted.encoders.pop()));
+        assert!(message.contains("encoders has 2 entries there and 1 here"), "{message}");
+    }
+
+    #[test]
+    fn the_same_encoder_by_another_path_and_another_count_of_layers_is_the_same() {
+        let mut wanted = identity();
+        wanted.encoders[0].llm = LlmConfig {
+            model: "elsewhere".into(),
+            layer: Some(28),
+            layers: None,
+        };
+        identity().check(&wanted, Path::new("/features")).unwrap();
+        assert_eq!(identity().fingerprint().unwrap(), wanted.fingerprint().unwrap());
+    }
+
+    #[test]
+    fn the_fingerprint_follows_encoders_captions_and_the_stored_type_alone() {
+        let fingerprint = |change: fn(&mut FeatureIdentity)| {
+            let mut other = identity();
+            change(&mut other);
+            other.fingerprint().unwrap()
+        };
+        let same = fingerprint(|_| {});
+        assert_eq!(same, fingerprint(|other| other.cache.rows_per_file = 9));
+        assert_ne!(same, fingerprint(|other| other.cache.precision = Precision::Bf16));
+        assert_ne!(same, fingerprint(|other| other.encoders.reverse()));
+        assert_ne!(same, fingerprint(|other| other.data.digest.push('x')));
+    }
+}

@@ -1,0 +1,92 @@
+//! What training needs of a device's memory, from the config alone: an estimate by formulae that docs/features.md states.
+
+use lidit_model::{Fusion, ImageTokens, ModelConfig, TextTokens};
+use serde::Serialize;
+
+use crate::config::{Precision, Sharding, TrainConfig};
+
+/// Bytes on one device while it trains. Buffers of kernels and what the allocator wastes are not in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct MemoryEstimate {
+    /// f32 masters of the owned range, and the weights that are computed with where they are others.
+    pub weights: u64,
+    /// One per parameter in the compute type, and their sum as one f32 vector.
+    pub gradients: u64,
+    /// Both moments of the owned range, f32.
+    pub optimizer: u64,
+    /// The averages of the owned range, f32.
+    pub ema: u64,
+    /// What a micro-batch's forward pass keeps for its backward pass.
+    pub activations: u64,
+    /// Layers of the frozen language models, where they are loaded.
+    pub encoders: u64,
+}
+
+impl MemoryEstimate {
+    /// The estimate for `parameters` trainable parameters on one of `world_size` ranks.
+    ///
+    /// `text` has one entry an encoder: the tokens that a batch is padded to. `encoders` are the bytes of frozen layers.
+    pub fn new(
+        model: &ModelConfig,
+        train: &TrainConfig,
+        parameters: u64,
+        world_size: u64,
+        image: ImageTokens,
+        text: &[TextTokens],
+        encoders: u64,
+    ) -> Self {
+        let owned = match train.sharding {
+            Sharding::None => parameters,
+            Sharding::Zero1 => parameters.div_ceil(world_size),
+        };
+        let compute = match train.precision {
+            Precision::F32 => 4,
+            Precision::Bf16 => 2,
+        };
+        // In f32, an owner of everything computes with views of its masters.
+        let shares_masters = train.precision == Precision::F32 && train.sharding == Sharding::None;
+        let micro_batch = train
+            .micro_batch
+            .min((train.global_batch as u64).div_ceil(world_size) as usize) as u64;
+        Self {
+            weights: 4 * owned + if shares_masters { 0 } else { compute * parameters },
+            gradients: (compute + 4) * parameters,
+            optimizer: 8 * owned,
+            ema: 4 * owned * train.ema_half_lives.len() as u64,
+            activations: micro_batch * compute * kept_numbers(model, image, text),
+            encoders,
+        }
+    }
+
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.weights + self.gradients + self.optimizer + self.ema + self.activations + self.encoders
+    }
+}
+
+/// Numbers that the forward pass of one image keeps: the inputs and outputs of every product, softmax and norm of the
+/// blocks. Attention's probabilities are kept whole.
+fn kept_numbers(model: &ModelConfig, image: ImageTokens, text: &[TextTokens]) -> u64 {
+    let (d, heads) = (model.hidden_size, model.num_heads);
+    let n = image.rows * image.columns;
+    let captions: usize = text.iter().map(|text| text.caption).sum();
+    let prompts: usize = text.iter().map(|text| text.prompt).sum();
+    let mlp = 3 + 2 * model.mlp_ratio;
+    let attend = |queries: usize, keys: usize| heads * queries * keys;
+    // Of a token: self-attention 9 widths, cross-attention 6 and 3 a key.
+    let block = n * d * (9 + 6 + mlp) + 3 * captions * d + attend(n, n + captions);
+    let refiners: usize = text
+        .iter()
+        .map(|text| {
+            let t = text.prompt;
+            let refiner = model.refiner.blocks * (t * d * (9 + mlp) + attend(t, t));
+            let others = prompts - t;
+            let collaborative = match model.fusion {
+                Fusion::Concatenate => 0,
+                Fusion::Collaborative => t * d * (6 + mlp) + 3 * others * d + attend(t, others),
+            };
+            refiner + collaborative
+        })
+        .sum();
+    (model.depth * block + refiners) as u64
+}
