@@ -59,11 +59,11 @@ impl EncoderSpec {
             });
         }
         let template = config.for_tokenizer(&tokenizer)?;
-        let prefix_ids = if shape.is_causal() {
-            template.prefix_ids(&tokenizer)?
-        } else {
-            Vec::new()
-        };
+        let mut prefix_ids = template.prefix_ids(&tokenizer)?;
+        // A BOS alone is not worth a pass of its own.
+        if !shape.is_causal() || prefix_ids.len() < 2 {
+            prefix_ids.clear();
+        }
         Ok(Self {
             path: path.to_owned(),
             files: files.files(),

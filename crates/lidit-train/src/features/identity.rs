@@ -284,7 +284,7 @@ mod tests {
                 layers: None,
             },
             precision: Precision::F32,
-            template: TemplateConfig::plain(),
+            template: TemplateConfig::bare(),
             dim: 32,
             fingerprint: name.to_owned(),
         };
