@@ -20,7 +20,7 @@ pub const FORMAT_VERSION: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FeatureIdentity {
-    /// [`FORMAT_VERSION`].
+    /// Always `FORMAT_VERSION` of this file.
     pub format_version: u32,
     /// Whose captions.
     pub data: DataIdentity,
@@ -66,7 +66,7 @@ pub struct EncoderIdentity {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FeatureManifest {
-    /// [`FORMAT_VERSION`].
+    /// Always `FORMAT_VERSION` of this file.
     pub format_version: u32,
     /// Version of the binary that completed it.
     pub lidit_version: String,
