@@ -297,7 +297,7 @@ fn features_of_another_encoder_or_other_data_are_refused_with_both_sides() {
         ),
         (
             "encoders.instruction=\"Paint:\"",
-            "encoders.1.template.instruction.instruction is \"Describe the image",
+            "encoders.1.template.instruction is \"Describe the image",
         ),
         (
             "encoders.max_caption_tokens=4",
