@@ -7,12 +7,11 @@ use rayon::prelude::*;
 
 use crate::attention::{AttentionMask, AttentionScores};
 use crate::flex::{Rows, into_flex, new_flex, with_whole_rows};
-use crate::simd::{LANES, dispatch, exp, max, sum, tanh};
+use crate::simd::{exp, max, sum, tanh};
+use crate::tile::{PANEL, TILE, dispatch_tiles, multiply_tile};
 
 /// Tokens a task: enough to pay for gathering their keys.
 const BLOCK: usize = 64;
-/// Queries a tile: with [`LANES`] keys their scores stay in registers.
-const TILE: usize = 4;
 
 /// [`attention`](crate::attention()) of tensors whose shapes fit and whose rows are whole.
 pub fn fused(
@@ -68,19 +67,23 @@ struct Inputs<'a> {
 /// What a task keeps in its cache. Positions count from the first that the task sees.
 #[derive(Default)]
 struct Scratch {
-    keys: Vec<f32>,    // [d, stride]: scores of neighbouring keys are one vector
-    values: Vec<f32>,  // [positions, d rounded up to LANES]
-    queries: Vec<f32>, // [d, TILE]
-    scores: Vec<f32>,  // [TILE, stride]
+    keys: Vec<[f32; PANEL]>,   // [panels of positions, d]
+    values: Vec<[f32; PANEL]>, // [panels of features, positions]
+    queries: Vec<f32>,         // [TILE, d]
+    scores: Vec<f32>,          // [TILE, stride]
     stride: usize,
-    padded_dim: usize,
 }
 
-dispatch!(attend, attend_body, (inputs: &Inputs<'_>, start: [usize; 2], scratch: &mut Scratch, out: &mut [f32]));
+dispatch_tiles!(attend, attend_body, (inputs: &Inputs<'_>, start: [usize; 2], scratch: &mut Scratch, out: &mut [f32]));
 
 /// Fills `out [tokens, H, d]` for the tokens from `start`, a row of the batch and a token in it.
 #[inline(always)]
-fn attend_body(inputs: &Inputs<'_>, start: [usize; 2], scratch: &mut Scratch, out: &mut [f32]) {
+fn attend_body<const R: usize, const C: usize, const FUSED: bool>(
+    inputs: &Inputs<'_>,
+    start: [usize; 2],
+    scratch: &mut Scratch,
+    out: &mut [f32],
+) {
     let [b, first] = start;
     let num_tokens = out.len() / (inputs.num_heads * inputs.dim);
     let num_tokens = num_tokens.min(inputs.mask.length(b).saturating_sub(first));
@@ -92,20 +95,27 @@ fn attend_body(inputs: &Inputs<'_>, start: [usize; 2], scratch: &mut Scratch, ou
     let end = inputs.mask.visible(b, first + num_tokens - 1).end;
     for kv_head in 0..inputs.num_kv_heads {
         scratch.gather(inputs, b, kv_head, begin..end);
-        for tile in (0..num_tokens * group).step_by(TILE) {
-            // A last tile that is not full repeats its last query.
-            let queries: [[usize; 2]; TILE] = std::array::from_fn(|i| {
-                let query = (tile + i).min(num_tokens * group - 1);
-                [first + query / group, kv_head * group + query % group]
-            });
-            let norms = weigh_tile(inputs, b, &queries, begin, scratch);
-            let seen = tile_range(inputs, b, &queries, begin);
-            for column in (0..inputs.dim).step_by(LANES) {
-                let mixed = mix_tile(scratch, seen.clone(), column);
-                let width = LANES.min(inputs.dim - column);
-                for ((mixed, norm), [t, head]) in mixed.iter().zip(norms).zip(queries) {
-                    let at = ((t - first) * inputs.num_heads + head) * inputs.dim + column;
-                    for (out, mixed) in out[at..at + width].iter_mut().zip(mixed) {
+        for row in (0..num_tokens * group).step_by(TILE) {
+            let tile = Tile {
+                b,
+                rows: row..(num_tokens * group).min(row + TILE),
+                group,
+                kv_head,
+                first,
+                begin,
+            };
+            let norms = weigh_tile::<R, C, FUSED>(inputs, &tile, scratch);
+            let seen = tile.seen(inputs);
+            for panel in 0..inputs.dim.div_ceil(PANEL) {
+                let values = &scratch.values[panel * (end - begin)..][seen.clone()];
+                let weights = |i: usize| &scratch.scores[i * scratch.stride..][seen.clone()];
+                let mut mixed = [[0.0; PANEL]; TILE];
+                multiply_tile::<R, C, FUSED>(weights, tile.rows.len(), values, &mut mixed);
+                for ((i, mixed), norm) in (0..tile.rows.len()).zip(&mixed).zip(norms) {
+                    let [t, head] = tile.query(i);
+                    let at = ((t - first) * inputs.num_heads + head) * inputs.dim;
+                    let out = &mut out[at..at + inputs.dim][panel * PANEL..];
+                    for (out, mixed) in out.iter_mut().zip(mixed) {
                         *out = mixed * norm;
                     }
                 }
@@ -114,93 +124,110 @@ fn attend_body(inputs: &Inputs<'_>, start: [usize; 2], scratch: &mut Scratch, ou
     }
 }
 
+/// Queries of one key head, token by token.
+struct Tile {
+    b: usize,
+    rows: Range<usize>,
+    group: usize,
+    kv_head: usize,
+    first: usize,
+    begin: usize,
+}
+
+impl Tile {
+    /// Token and head of a query.
+    #[inline(always)]
+    fn query(&self, i: usize) -> [usize; 2] {
+        let row = self.rows.start + i;
+        [
+            self.first + row / self.group,
+            self.kv_head * self.group + row % self.group,
+        ]
+    }
+
+    /// What a query sees, as positions of the scratch.
+    #[inline(always)]
+    fn visible(&self, inputs: &Inputs<'_>, i: usize) -> Range<usize> {
+        let visible = inputs.mask.visible(self.b, self.query(i)[0]);
+        visible.start - self.begin..visible.end - self.begin
+    }
+
+    /// What any of them sees: windows move with the tokens.
+    #[inline(always)]
+    fn seen(&self, inputs: &Inputs<'_>) -> Range<usize> {
+        self.visible(inputs, 0).start..self.visible(inputs, self.rows.len() - 1).end
+    }
+}
+
 impl Scratch {
     /// Brings the keys and values of one head at `positions` together.
     #[inline(always)]
     fn gather(&mut self, inputs: &Inputs<'_>, b: usize, kv_head: usize, positions: Range<usize>) {
-        self.padded_dim = inputs.dim.next_multiple_of(LANES);
-        self.stride = positions.len().next_multiple_of(LANES) + LANES;
-        self.keys.resize(inputs.dim * self.stride, 0.0);
-        self.values.resize(positions.len() * self.padded_dim, 0.0);
-        self.queries.resize(inputs.dim * TILE, 0.0);
+        let (dim, len) = (inputs.dim, positions.len());
+        let panels = len.div_ceil(PANEL);
+        self.stride = panels * PANEL;
+        self.keys.resize(panels * dim, [0.0; PANEL]);
+        self.values.resize(dim.div_ceil(PANEL) * len, [0.0; PANEL]);
+        self.queries.resize(TILE * dim, 0.0);
         self.scores.resize(TILE * self.stride, 0.0);
         let shared = inputs.mask.shared(b);
-        for ((i, position), value) in positions.enumerate().zip(self.values.chunks_exact_mut(self.padded_dim)) {
-            let [key_row, value_row] = match (&inputs.prefix, position.checked_sub(shared)) {
+        for (i, position) in positions.enumerate() {
+            let [key, value] = match (&inputs.prefix, position.checked_sub(shared)) {
                 (Some([key, value]), None) => [key.row(0, position, kv_head), value.row(0, position, kv_head)],
                 (_, own) => {
                     let own = own.unwrap_or(position);
                     [inputs.key.row(b, own, kv_head), inputs.value.row(b, own, kv_head)]
                 }
             };
-            value[..inputs.dim].copy_from_slice(value_row);
-            value[inputs.dim..].fill(0.0);
-            for (column, &x) in self.keys.chunks_exact_mut(self.stride).zip(key_row) {
-                column[i] = x;
+            for (column, &key) in self.keys[i / PANEL * dim..][..dim].iter_mut().zip(key) {
+                column[i % PANEL] = key;
+            }
+            for (panel, value) in value.chunks(PANEL).enumerate() {
+                self.values[panel * len + i][..value.len()].copy_from_slice(value);
             }
         }
     }
-}
-
-/// What any query of a tile sees, as positions of the scratch.
-#[inline(always)]
-fn tile_range(inputs: &Inputs<'_>, b: usize, queries: &[[usize; 2]; TILE], begin: usize) -> Range<usize> {
-    let from = inputs.mask.visible(b, queries[0][0]).start;
-    let to = inputs.mask.visible(b, queries[TILE - 1][0]).end;
-    from - begin..to - begin
 }
 
 /// Leaves the weights of a tile in the scratch, not yet normed, and gives the factors that norm them.
 #[inline(always)]
-fn weigh_tile(
+fn weigh_tile<const R: usize, const C: usize, const FUSED: bool>(
     inputs: &Inputs<'_>,
-    b: usize,
-    queries: &[[usize; 2]; TILE],
-    begin: usize,
+    tile: &Tile,
     scratch: &mut Scratch,
 ) -> [f32; TILE] {
-    for (i, &[t, head]) in queries.iter().enumerate() {
-        let columns = scratch.queries.chunks_exact_mut(TILE);
-        for (column, &x) in columns.zip(inputs.query.row(b, t, head)) {
-            column[i] = x * inputs.scale;
+    let (dim, stride, count) = (inputs.dim, scratch.stride, tile.rows.len());
+    for (i, scaled) in scratch.queries.chunks_exact_mut(dim).take(count).enumerate() {
+        let [t, head] = tile.query(i);
+        for (scaled, &query) in scaled.iter_mut().zip(inputs.query.row(tile.b, t, head)) {
+            *scaled = query * inputs.scale;
         }
     }
-    let seen = tile_range(inputs, b, queries, begin);
-    for at in seen.clone().step_by(LANES) {
-        let tile = score_tile(scratch, at);
-        for (scores, tile) in scratch.scores.chunks_exact_mut(scratch.stride).zip(&tile) {
-            scores[at - seen.start..][..LANES].copy_from_slice(tile);
+    let seen = tile.seen(inputs);
+    let panels = seen.start / PANEL..seen.end.div_ceil(PANEL);
+    for panel in panels.clone() {
+        let mut products = [[0.0; PANEL]; TILE];
+        let query = |i: usize| &scratch.queries[i * dim..][..dim];
+        let keys = &scratch.keys[panel * dim..][..dim];
+        multiply_tile::<R, C, FUSED>(query, count, keys, &mut products);
+        for (scores, products) in scratch.scores.chunks_exact_mut(stride).zip(&products) {
+            scores[panel * PANEL..][..PANEL].copy_from_slice(products);
         }
     }
-    let padded = seen.len().next_multiple_of(LANES);
     let mut norms = [0.0; TILE];
-    let rows = scratch.scores.chunks_exact_mut(scratch.stride).zip(queries);
-    for ((scores, &[t, head]), norm) in rows.zip(&mut norms) {
-        let visible = inputs.mask.visible(b, t);
-        // Without a prefix positions are the columns of the bias.
-        let bias = inputs.bias.as_ref();
-        let bias = bias.map(|bias| &bias.row(0, head, t)[visible.clone()]);
-        let offset = begin + seen.start;
-        let visible = visible.start - offset..visible.end - offset;
-        *norm = weigh(&mut scores[..padded], visible, inputs.softcap, bias).recip();
+    let rows = scratch.scores.chunks_exact_mut(stride).zip(&mut norms).take(count);
+    for (i, (scores, norm)) in rows.enumerate() {
+        let visible = tile.visible(inputs, i);
+        let bias = inputs.bias.as_ref().map(|bias| {
+            // Without a prefix positions are the columns of the bias.
+            let [t, head] = tile.query(i);
+            &bias.row(0, head, t)[tile.begin..][visible.clone()]
+        });
+        let scores = &mut scores[panels.start * PANEL..panels.end * PANEL];
+        let visible = visible.start - panels.start * PANEL..visible.end - panels.start * PANEL;
+        *norm = weigh(scores, visible, inputs.softcap, bias).recip();
     }
     norms
-}
-
-/// The scores of a tile of queries and the keys from `at`.
-#[inline(always)]
-fn score_tile(scratch: &Scratch, at: usize) -> [[f32; LANES]; TILE] {
-    let mut tile = [[0.0; LANES]; TILE];
-    let (columns, _) = scratch.queries.as_chunks::<TILE>();
-    for (queries, keys) in columns.iter().zip(scratch.keys.chunks_exact(scratch.stride)) {
-        let keys = &keys[at..at + LANES];
-        for (scores, query) in tile.iter_mut().zip(queries) {
-            for (score, key) in scores.iter_mut().zip(keys) {
-                *score += query * key;
-            }
-        }
-    }
-    tile
 }
 
 /// Turns scores into weights, 0 outside `visible`, and gives their sum.
@@ -225,22 +252,4 @@ fn weigh(scores: &mut [f32], visible: Range<usize>, softcap: Option<f32>, bias: 
     scores[..visible.start].fill(0.0);
     scores[visible.end..].fill(0.0);
     sum(scores, |weight| weight)
-}
-
-/// Features `column..` of the values at `seen`, mixed by each query's weights.
-#[inline(always)]
-fn mix_tile(scratch: &Scratch, seen: Range<usize>, column: usize) -> [[f32; LANES]; TILE] {
-    let mut mixed = [[0.0; LANES]; TILE];
-    let weights: [&[f32]; TILE] = std::array::from_fn(|i| &scratch.scores[i * scratch.stride..][..seen.len()]);
-    let values = scratch.values[seen.start * scratch.padded_dim..].chunks_exact(scratch.padded_dim);
-    for (i, values) in (0..seen.len()).zip(values) {
-        let values = &values[column..column + LANES];
-        for (mixed, weights) in mixed.iter_mut().zip(weights) {
-            let weight = weights[i];
-            for (mixed, value) in mixed.iter_mut().zip(values) {
-                *mixed += weight * value;
-            }
-        }
-    }
-    mixed
 }

@@ -9,12 +9,17 @@ mod attention_flex;
 mod flex;
 mod gated;
 mod gelu;
+mod linear;
+mod product;
 mod rms_norm;
 mod rope;
 mod simd;
+mod tile;
 
 pub use attention::{AttentionMask, AttentionScores, Reach, attention, attention_reference};
 pub use gated::{gated_gelu, gated_gelu_reference, gated_silu, gated_silu_reference};
 pub use gelu::{gelu, gelu_reference};
+pub use linear::{FrozenGatedLinear, FrozenLinear, gated_linear_reference, linear_reference};
+pub use product::Gate;
 pub use rms_norm::{rms_norm, rms_norm_reference};
 pub use rope::{rotate, rotate_reference};
