@@ -5,6 +5,10 @@ use std::ops::Range;
 
 /// A token that is found whole, before the model sees the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the five switches of Hugging Face's added tokens, by their names"
+)]
 pub struct AddedToken {
     /// Row of the embedding.
     pub id: u32,

@@ -132,6 +132,7 @@ fn unknown_directive(format: &str) -> Error {
 }
 
 /// Python's `json.dumps(value, ensure_ascii=False)`: unlike Jinja's own filter, nothing is escaped for HTML.
+#[expect(clippy::needless_pass_by_value, reason = "filters take their options by value")]
 fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
     options.get::<Option<bool>>("ensure_ascii")?;

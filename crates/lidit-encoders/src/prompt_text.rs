@@ -30,7 +30,7 @@ impl PromptText {
         let before = format!("{system}\n{instruction}\n");
         let start = system.len() + 1;
         Self {
-            words: vec![0..before.len()],
+            words: std::iter::once(0..before.len()).collect(),
             before,
             after: String::new(),
             system: 0..system.len(),
@@ -50,7 +50,7 @@ impl PromptText {
 
     fn placed(before: &str, after: &str, system: Range<usize>, instruction: Range<usize>, turn: SystemTurn) -> Self {
         let words = match turn {
-            SystemTurn::Users if !system.is_empty() => vec![system.start..before.len()],
+            SystemTurn::Users if !system.is_empty() => std::iter::once(system.start..before.len()).collect(),
             _ => vec![system.clone(), instruction.start..before.len()],
         };
         Self {

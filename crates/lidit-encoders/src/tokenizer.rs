@@ -20,7 +20,7 @@ use crate::chat_template::ChatTemplate;
 pub struct Tokenizer {
     model: ModelWrapper,
     normalizers: Vec<NormalizerWrapper>,
-    pre_tokenizer: Option<PreTokenizerWrapper>,
+    words: Option<PreTokenizerWrapper>,
     added: AddedTokens,
     added_normalized: AddedTokens,
     ends: Ends,
@@ -80,7 +80,7 @@ impl Tokenizer {
         let mut tokenizer = Self {
             model: parts.model,
             normalizers: parts.normalizers,
-            pre_tokenizer: parts.pre_tokenizer,
+            words: parts.pre_tokenizer,
             added: AddedTokens::new(raw.into_iter().map(|token| (token.text.clone(), token))),
             added_normalized: AddedTokens::default(),
             ends: parts.ends,
@@ -142,8 +142,8 @@ impl Tokenizer {
             self.normalize(&mut piece)?;
             Ok(cut(&piece, &self.added_normalized, joined))
         })?;
-        if let Some(pre_tokenizer) = &self.pre_tokenizer {
-            pre_tokenizer.pre_tokenize(&mut pieces)?;
+        if let Some(words) = &self.words {
+            words.pre_tokenize(&mut pieces)?;
         }
         pieces.tokenize(|piece| self.model.tokenize(piece.get()))?;
         let encoding = pieces.into_encoding(None, 0, OffsetType::Byte)?;

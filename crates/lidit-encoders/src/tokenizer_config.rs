@@ -35,6 +35,7 @@ struct NamedTemplate {
 
 /// An added token as Hugging Face's files list it.
 #[derive(Clone, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "the keys of Hugging Face's files")]
 pub struct TokenFlags {
     pub content: String,
     #[serde(default)]

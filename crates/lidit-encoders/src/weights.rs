@@ -170,7 +170,9 @@ impl<'a> Weights<'a> {
     fn gain(&self, name: String, width: usize) -> Result<RmsNorm, EncoderError> {
         let mut gain = self.tensor(name, &[width])?.into_f32();
         if self.naming != Naming::Gguf && self.shape.architecture.gains_are_offsets() {
-            gain.iter_mut().for_each(|w| *w += 1.0);
+            for w in &mut gain {
+                *w += 1.0;
+            }
         }
         Ok(RmsNorm::new(gain, self.shape.norm_eps, self.device))
     }

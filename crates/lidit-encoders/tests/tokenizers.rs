@@ -61,8 +61,7 @@ fn assert_ids(found: &[u32], expected: &Value, what: &str) {
     let bytes: Vec<u8> = found.iter().flat_map(|id| id.to_le_bytes()).collect();
     let digest = Sha256::digest(&bytes)
         .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect::<String>();
+        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     assert_eq!(digest, expected["sha256"].as_str().unwrap(), "{what}");
 }
 
@@ -183,8 +182,7 @@ fn a_caption_never_becomes_a_control_token() {
         let unknown = json(folder(name).join("tokenizer_config.json"))["unk_token"].clone();
         let all: String = special
             .iter()
-            .map(|(text, _)| format!("{text} a{text}{text}"))
-            .collect();
+            .fold(String::new(), |all, (text, _)| all + &format!("{text} a{text}{text}"));
         let control = |tokens: &[Token]| {
             let is_control = |token: &&Token| {
                 let text = special.iter().find(|(_, id)| *id == Some(u64::from(token.id)));

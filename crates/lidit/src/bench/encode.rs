@@ -62,17 +62,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
         )?;
         prompts.push(json!({ "model": llm.model, "path": path, "ids": ids(&spec, &captions)? }));
         let result = time(spec, &captions, args, &device)?;
-        text += &format!(
-            "{}: {:.1} captions/s (median of {}, {:.1} to {:.1}), {:.1} tokens a caption, {:.1} of them computed, {:.0} GFLOP/s\n",
-            llm.model,
-            result.items_per_s(captions.len()),
-            args.rounds,
-            captions.len() as f64 / result.seconds[args.rounds - 1],
-            captions.len() as f64 / result.seconds[0],
-            result.tokens as f64 / captions.len() as f64,
-            result.computed as f64 / captions.len() as f64,
-            result.flops as f64 / result.median() / 1e9,
-        );
+        text.push_str(&result.line(&llm.model, captions.len()));
         results.push(result.json(&llm.model, captions.len()));
     }
     if let Some(path) = &args.prompts_out {
@@ -106,6 +96,21 @@ impl Timing {
 
     fn items_per_s(&self, items: usize) -> f64 {
         items as f64 / self.median()
+    }
+
+    fn line(&self, model: &str, items: usize) -> String {
+        let rate = |seconds: f64| items as f64 / seconds;
+        let a_caption = |tokens: usize| tokens as f64 / items as f64;
+        format!(
+            "{model}: {:.1} captions/s (median of {}, {:.1} to {:.1}), {:.1} tokens a caption, {:.1} of them computed, {:.0} GFLOP/s\n",
+            self.items_per_s(items),
+            self.seconds.len(),
+            self.seconds.last().copied().map_or(f64::NAN, rate),
+            self.seconds.first().copied().map_or(f64::NAN, rate),
+            a_caption(self.tokens),
+            a_caption(self.computed),
+            self.flops as f64 / self.median() / 1e9,
+        )
     }
 
     fn json(&self, model: &str, items: usize) -> Value {
