@@ -248,3 +248,80 @@ fn impossible_layers_ids_and_paths_are_refused() {
     let refused = encoder.encode_ids(&[&[0, 99_999]]).unwrap_err().to_string();
     assert!(refused.starts_with("token id 99999 is out of range"), "{refused}");
 }
+
+/// Captions that end the instruction's tokens early, that are empty, and that are cut.
+#[test]
+fn what_prompts_share_is_computed_once_and_changes_nothing() {
+    let captions = ["a red apple", "", "\n\n  two", "brown dog ".repeat(20).leak()];
+    for name in TINY {
+        let reused = with_template(&gguf(name), -3, instructed(), Precision::F32).unwrap();
+        let whole = with_template(&gguf(name), -3, instructed(), Precision::F32).unwrap();
+        let whole = whole.without_reuse().unwrap();
+        let prefix = reused.prefix();
+        assert!(prefix.ids.len() > 10, "{name}: {} shared tokens", prefix.ids.len());
+        let pairs = reused
+            .encode(&captions)
+            .unwrap()
+            .into_iter()
+            .zip(whole.encode(&captions).unwrap());
+        for (caption, (reused, whole)) in captions.iter().zip(pairs) {
+            assert_eq!(
+                (&reused.ids, &reused.caption, whole.shared),
+                (&whole.ids, &whole.caption, 0)
+            );
+            assert!(
+                reused.shared + 2 >= prefix.ids.len(),
+                "{name}, {caption:?}: {} shared",
+                reused.shared
+            );
+            let shared = reused.shared * reused.dim;
+            assert_eq!(reused.states[..shared], prefix.states[..shared], "{name}, {caption:?}");
+            let error = relative_error(&reused.states, &whole.states, whole.dim);
+            assert!(error < 1e-5, "{name}, {caption:?}: relative error {error:e}");
+        }
+    }
+}
+
+#[test]
+fn a_model_that_sees_both_ways_shares_nothing() {
+    let folder = golden("models").join("t5-gated");
+    let encoder = with_template(&folder, -3, instructed(), Precision::F32).unwrap();
+    assert!(encoder.prefix().ids.is_empty());
+    let [short, long] = [
+        &encoder.encode(&["fox"]).unwrap()[0],
+        &encoder.encode(&["fox fox"]).unwrap()[0],
+    ]
+    .map(Clone::clone);
+    let first = |prompt: &lidit_encoders::PromptStates| prompt.states[..prompt.dim].to_vec();
+    assert!(
+        relative_error(&first(&short), &first(&long), short.dim) > 1e-4,
+        "the first token sees the caption"
+    );
+}
+
+#[test]
+fn the_first_token_can_be_left_out_of_the_states() {
+    let captions = ["a red apple", ""];
+    for name in TINY {
+        for prefix in [PrefixKind::Instruction, PrefixKind::Neutral, PrefixKind::None] {
+            let template = |drop_first_token| TemplateConfig {
+                prefix,
+                drop_first_token,
+                ..instructed()
+            };
+            let encode = |drop| {
+                let encoder = with_template(&gguf(name), -3, template(drop), Precision::F32).unwrap();
+                encoder.encode(&captions).unwrap()
+            };
+            for (all, rest) in encode(false).iter().zip(encode(true)) {
+                let first = all.ids.len().min(1);
+                assert_eq!(
+                    (&all.ids[first..], &all.states[first * all.dim..]),
+                    (&rest.ids[..], &rest.states[..])
+                );
+                let shifted = all.caption.start.saturating_sub(1)..all.caption.end.saturating_sub(1);
+                assert_eq!((shifted, all.shared.saturating_sub(1)), (rest.caption, rest.shared));
+            }
+        }
+    }
+}

@@ -193,6 +193,9 @@ impl RunConfig {
             !self.encoders.llm.is_empty(),
             "encoders.llm is empty: name at least one language model"
         );
+        for (i, llm) in self.encoders.llm.iter().enumerate() {
+            llm.choice().with_context(|| format!("encoders.llm.{i}"))?;
+        }
         ensure!(
             self.encoders.max_caption_tokens > 0,
             "encoders.max_caption_tokens is 0: captions would never be seen"
