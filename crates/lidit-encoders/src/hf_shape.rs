@@ -3,104 +3,11 @@
 //! A key that is left out means what the family's class in transformers takes by default: published folders of models
 //! that can also see rely on it.
 
-use serde_json::{Map, Value};
-
-use crate::config_json::{ConfigJson, positive};
-use crate::frequencies::{Stretch, frequencies};
+use crate::config_json::ConfigJson;
+use crate::hf_defaults::Defaults;
+use crate::hf_rotation::rotation;
 use crate::shape::{Activation, Biases, LayerAttention, LlmShape, MAX_HEAD_DIM, MAX_LAYERS, Position};
 use crate::{EncoderError, LlmArchitecture};
-
-/// What a family's class in transformers takes for keys that are left out.
-struct Defaults {
-    vocab_size: usize,
-    hidden_size: usize,
-    num_layers: usize,
-    num_heads: usize,
-    num_kv_heads: Option<usize>,
-    head_dim: Option<usize>,
-    mlp_size: usize,
-    norm_eps: f32,
-    rope_base: f32,
-    window: usize,
-    /// Layers before the first with a window, where Qwen uses them.
-    num_global: usize,
-}
-
-impl Defaults {
-    fn of(architecture: LlmArchitecture, can_see: bool) -> Self {
-        use LlmArchitecture::{Gemma2, Gemma3, Llama, Mistral, Qwen2, Qwen3, T5};
-        let llama = Self {
-            vocab_size: 32_000,
-            hidden_size: 4096,
-            num_layers: 32,
-            num_heads: 32,
-            num_kv_heads: None,
-            head_dim: None,
-            mlp_size: 11_008,
-            norm_eps: 1e-6,
-            rope_base: 1e4,
-            window: 4096,
-            num_global: 28,
-        };
-        let qwen = Self {
-            vocab_size: 151_936,
-            num_kv_heads: Some(32),
-            mlp_size: 22_016,
-            ..llama
-        };
-        let gemma = Self {
-            vocab_size: 256_000,
-            hidden_size: 2304,
-            num_layers: 26,
-            num_heads: 8,
-            num_kv_heads: Some(4),
-            head_dim: Some(256),
-            mlp_size: 9216,
-            ..llama
-        };
-        match architecture {
-            Llama => llama,
-            Mistral => Self {
-                num_kv_heads: Some(8),
-                mlp_size: 14_336,
-                ..llama
-            },
-            // Qwen2-VL and Qwen2.5-VL.
-            Qwen2 if can_see => Self {
-                vocab_size: 152_064,
-                hidden_size: 8192,
-                num_layers: 80,
-                num_heads: 64,
-                num_kv_heads: Some(8),
-                mlp_size: 29_568,
-                norm_eps: 1e-5,
-                rope_base: 1e6,
-                num_global: 80,
-                ..qwen
-            },
-            Qwen2 => qwen,
-            Qwen3 => Self {
-                head_dim: Some(128),
-                ..qwen
-            },
-            Gemma2 => gemma,
-            Gemma3 => Self {
-                vocab_size: 262_208,
-                rope_base: 1e6,
-                ..gemma
-            },
-            T5 => Self {
-                vocab_size: 32_128,
-                hidden_size: 512,
-                num_layers: 6,
-                num_heads: 8,
-                head_dim: Some(64),
-                mlp_size: 2048,
-                ..llama
-            },
-        }
-    }
-}
 
 /// Reads and checks a config.
 pub fn shape(config: &ConfigJson) -> Result<LlmShape, EncoderError> {
@@ -341,74 +248,6 @@ fn windowed_layers(
         Gemma3 => {
             let pattern = config.count("sliding_window_pattern")?.unwrap_or(6);
             layers.map(|layer| !(layer + 1).is_multiple_of(pattern)).collect()
-        }
-    })
-}
-
-/// The frequencies of one kind of layer. transformers 5 writes `rope_parameters`, for all layers or for each kind;
-/// earlier ones `rope_theta` (and Gemma 3's `rope_local_base_freq`) with `rope_scaling`, which for Gemma 3 is the
-/// global layers'.
-fn rotation(
-    config: &ConfigJson,
-    kind: &str,
-    base_key: &str,
-    default_base: f32,
-    head_dim: usize,
-) -> Result<Vec<f32>, EncoderError> {
-    let parameters = config.table("rope_parameters")?;
-    let of_kind = parameters
-        .and_then(|parameters| parameters.get(kind))
-        .and_then(Value::as_object);
-    let parameters = of_kind.or(parameters);
-    let (key, table) = match parameters {
-        Some(table) => ("rope_parameters", Some(table)),
-        None if kind == "full_attention" => ("rope_scaling", config.table("rope_scaling")?),
-        None => ("rope_scaling", None),
-    };
-    let in_table = |name| table.and_then(|table| table.get(name)).and_then(positive);
-    let base = match in_table("rope_theta") {
-        Some(base) => base,
-        None => config.float(base_key)?.unwrap_or(default_base),
-    };
-    let stretch = match table {
-        Some(table) => stretch(config, key, table)?,
-        None => Stretch::None,
-    };
-    Ok(frequencies(base, head_dim, stretch))
-}
-
-fn stretch(config: &ConfigJson, key: &str, table: &Map<String, Value>) -> Result<Stretch, EncoderError> {
-    let kind = table.get("rope_type").or_else(|| table.get("type"));
-    let kind = kind.and_then(Value::as_str).unwrap_or("default");
-    let number = |name: &str| {
-        let number = table.get(name).and_then(positive);
-        number.ok_or_else(|| config.bad(&format!("{key}.{name}"), "a number above 0"))
-    };
-    if table
-        .get("partial_rotary_factor")
-        .and_then(Value::as_f64)
-        .is_some_and(|part| part < 1.0)
-    {
-        return Err(config.bad(
-            &format!("{key}.partial_rotary_factor"),
-            "1: heads that rotate in part are not supported",
-        ));
-    }
-    Ok(match kind {
-        // Rotation by three coordinates is plain rotation for text, whose three coordinates are equal.
-        "default" | "mrope" => Stretch::None,
-        "linear" => Stretch::Linear {
-            factor: number("factor")?,
-        },
-        "llama3" => Stretch::Llama3 {
-            factor: number("factor")?,
-            low: number("low_freq_factor")?,
-            high: number("high_freq_factor")?,
-            original_length: number("original_max_position_embeddings")?,
-        },
-        _ => {
-            let expected = format!("default, linear or llama3: rotary scaling `{kind}` is not supported");
-            return Err(config.bad(&format!("{key}.rope_type"), expected));
         }
     })
 }

@@ -18,6 +18,8 @@ pub mod gguf;
 mod gguf_header;
 mod gguf_shape;
 mod gguf_tokenizer;
+mod hf_defaults;
+mod hf_rotation;
 mod hf_shape;
 mod hf_tokenizer;
 mod layer;
