@@ -80,6 +80,17 @@ pub struct Positions {
     pub mask: AttentionMask,
 }
 
+/// A batch as every layer of one kind sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// Prompts in it.
+    pub size: usize,
+    /// The model's shape.
+    pub shape: &'a LlmShape,
+    /// Where its tokens are.
+    pub positions: &'a Positions,
+}
+
 /// Rotated keys and values of one prompt in one layer: `[P, K, d]` each.
 #[derive(Clone, Debug)]
 pub struct KeysValues {
@@ -102,16 +113,9 @@ impl KeysValues {
 impl Layer {
     /// `x [B * T, D]`, the rows of a batch one prompt after the other; `before` is what all prompts began with. Also
     /// gives the keys and values of the first prompt.
-    pub fn forward(
-        &self,
-        x: Tensor<2>,
-        batch: usize,
-        shape: &LlmShape,
-        positions: &Positions,
-        before: Option<KeysValues>,
-    ) -> (Tensor<2>, KeysValues) {
+    pub fn forward(&self, x: Tensor<2>, batch: Batch, before: Option<KeysValues>) -> (Tensor<2>, KeysValues) {
         let normed = self.attention_norm.forward(x.clone());
-        let (attended, own) = self.attention.forward(normed, batch, shape, positions, before);
+        let (attended, own) = self.attention.forward(normed, batch, before);
         let x = x + apply(self.attention_output_norm.as_ref(), attended);
         let mixed = self.mlp.forward(self.mlp_norm.forward(x.clone()));
         (x + apply(self.mlp_output_norm.as_ref(), mixed), own)
@@ -119,16 +123,10 @@ impl Layer {
 }
 
 impl Attention {
-    fn forward(
-        &self,
-        x: Tensor<2>,
-        batch: usize,
-        shape: &LlmShape,
-        positions: &Positions,
-        before: Option<KeysValues>,
-    ) -> (Tensor<2>, KeysValues) {
-        let len = x.dims()[0] / batch;
-        let heads = |x: Tensor<2>, n: usize| x.reshape([batch, len, n, shape.head_dim]);
+    fn forward(&self, x: Tensor<2>, batch: Batch, before: Option<KeysValues>) -> (Tensor<2>, KeysValues) {
+        let Batch { size, shape, positions } = batch;
+        let len = x.dims()[0] / size;
+        let heads = |x: Tensor<2>, n: usize| x.reshape([size, len, n, shape.head_dim]);
         let query = heads(self.query.forward(x.clone()), shape.num_heads); // [B, T, H, d]
         let key = heads(self.key.forward(x.clone()), shape.num_kv_heads); // [B, T, K, d]
         let value = heads(self.value.forward(x), shape.num_kv_heads); // [B, T, K, d]
@@ -146,7 +144,7 @@ impl Attention {
         };
         let before = before.map(|KeysValues { keys, values }| [keys, values]);
         let mixed = attention(query, key, value, before, &positions.scores, &positions.mask); // [B, T, H, d]
-        let mixed = mixed.reshape([batch * len, shape.num_heads * shape.head_dim]);
+        let mixed = mixed.reshape([size * len, shape.num_heads * shape.head_dim]);
         (self.output.forward(mixed), own)
     }
 }

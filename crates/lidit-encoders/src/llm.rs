@@ -4,7 +4,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use lidit_kernels::{AttentionMask, AttentionScores, Reach};
 
 use crate::embedding::EmbeddingTable;
-use crate::layer::{KeysValues, Layer, Positions, RmsNorm};
+use crate::layer::{Batch, KeysValues, Layer, Positions, RmsNorm};
 use crate::model_files::ModelFiles;
 use crate::relative_bias::RelativeBias;
 use crate::rope::Rope;
@@ -129,7 +129,12 @@ impl Llm {
         for (index, layer) in self.layers.iter().enumerate() {
             let before = shared.filter(|shared| shared.count > 0);
             let before = before.map(|shared| shared.beginning.layers[index].first(shared.count));
-            let (y, own) = layer.forward(x, prompts.len(), &self.shape, kinds.of(index), before);
+            let batch = Batch {
+                size: prompts.len(),
+                shape: &self.shape,
+                positions: kinds.of(index),
+            };
+            let (y, own) = layer.forward(x, batch, before);
             keys_values.push(own);
             x = y;
             if self.is_mean && index + 1 < self.shape.num_layers() {

@@ -44,6 +44,9 @@ pub enum Naming {
     HuggingFace(String),
 }
 
+/// Stands for a part that a family does not have; shapes never ask for it.
+const ABSENT: &str = "absent";
+
 /// Prefixes that published folders put before the names of the language part.
 const PREFIXES: [&str; 5] = [
     "model.",
@@ -153,7 +156,7 @@ fn gguf_name(part: Part) -> &'static str {
         Part::Up => "ffn_up",
         Part::Down => "ffn_down",
         Part::MlpOutputNorm => "post_ffw_norm",
-        Part::RelativeBias => "attn_rel_b",
+        Part::RelativeBias => ABSENT,
     }
 }
 
@@ -173,7 +176,7 @@ fn decoder_name(part: Part, output_norms: bool) -> &'static str {
         Part::Up => "mlp.up_proj",
         Part::Down => "mlp.down_proj",
         Part::MlpOutputNorm => "post_feedforward_layernorm",
-        Part::RelativeBias => "self_attn.relative_attention_bias",
+        Part::RelativeBias => ABSENT,
     }
 }
 
@@ -184,15 +187,12 @@ fn t5_name(part: Part, gated: bool) -> &'static str {
         Part::Key => "0.SelfAttention.k",
         Part::Value => "0.SelfAttention.v",
         Part::AttentionOutput => "0.SelfAttention.o",
-        Part::QueryNorm => "0.SelfAttention.q_norm",
-        Part::KeyNorm => "0.SelfAttention.k_norm",
-        Part::AttentionOutputNorm => "0.output_norm",
         Part::MlpNorm => "1.layer_norm",
         Part::Gate => "1.DenseReluDense.wi_0",
         Part::Up if gated => "1.DenseReluDense.wi_1",
         Part::Up => "1.DenseReluDense.wi",
         Part::Down => "1.DenseReluDense.wo",
-        Part::MlpOutputNorm => "1.output_norm",
         Part::RelativeBias => "0.SelfAttention.relative_attention_bias",
+        Part::QueryNorm | Part::KeyNorm | Part::AttentionOutputNorm | Part::MlpOutputNorm => ABSENT,
     }
 }

@@ -139,12 +139,8 @@ fn altered_folders_never_panic() {
 #[test]
 fn headers_that_claim_too_much_are_named() {
     let good = fs::read(fixture("tiny-llama.gguf")).unwrap();
-    let after = |text: &str| good.windows(text.len()).position(|w| w == text.as_bytes()).unwrap() + text.len();
-    let patched = |at: usize, bytes: &[u8]| {
-        let mut file = good.clone();
-        file[at..at + bytes.len()].copy_from_slice(bytes);
-        file
-    };
+    let after = |text| common::after(&good, text);
+    let patched = |at, bytes: &[u8]| common::patched(&good, at, bytes);
     let mut aligned = good.clone();
     // One key more, right after the counts: general.alignment = 0.
     let entry = [

@@ -186,12 +186,8 @@ fn fingerprints_tell_everything_that_changes_states_apart() {
 #[test]
 fn wrong_files_are_refused_with_file_and_tensor_named() {
     let good = fs::read(gguf("tiny-llama")).unwrap();
-    let at = |text: &str| good.windows(text.len()).position(|w| w == text.as_bytes()).unwrap() + text.len();
-    let patched = |at: usize, bytes: &[u8]| {
-        let mut file = good.clone();
-        file[at..at + bytes.len()].copy_from_slice(bytes);
-        file
-    };
+    let at = |text| common::after(&good, text);
+    let patched = |at, bytes: &[u8]| common::patched(&good, at, bytes);
     let embedding_rows = at("token_embd.weight") + 4 + 8;
     let rows = u64::from_le_bytes(good[embedding_rows..embedding_rows + 8].try_into().unwrap());
     let cases: [(Vec<u8>, &str); 8] = [

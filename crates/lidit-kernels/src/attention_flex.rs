@@ -5,7 +5,8 @@ use std::ops::Range;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use crate::attention::{AttentionMask, AttentionScores};
+use crate::attention::AttentionScores;
+use crate::attention_mask::AttentionMask;
 use crate::flex::{Rows, into_flex, new_flex, with_whole_rows};
 use crate::simd::{exp, max, sum, tanh};
 use crate::tile::{PANEL, TILE, dispatch_tiles, multiply_tile};

@@ -6,6 +6,7 @@
 
 mod attention;
 mod attention_flex;
+mod attention_mask;
 mod flex;
 mod gated;
 mod gelu;
@@ -14,7 +15,8 @@ mod rope;
 mod simd;
 mod tile;
 
-pub use attention::{AttentionMask, AttentionScores, Reach, attention, attention_reference};
+pub use attention::{AttentionScores, attention, attention_reference};
+pub use attention_mask::{AttentionMask, Reach};
 pub use gated::{gated_gelu, gated_gelu_reference, gated_silu, gated_silu_reference};
 pub use gelu::{gelu, gelu_reference};
 pub use rms_norm::{rms_norm, rms_norm_reference};

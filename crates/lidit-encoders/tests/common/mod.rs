@@ -46,6 +46,19 @@ pub fn worst(errors: impl Iterator<Item = f64>) -> f64 {
     )
 }
 
+/// Where `text` ends in `bytes`, the first time.
+pub fn after(bytes: &[u8], text: &str) -> usize {
+    let begin = bytes.windows(text.len()).position(|window| window == text.as_bytes());
+    begin.unwrap_or_else(|| panic!("no `{text}` in the file")) + text.len()
+}
+
+/// A copy of `good` with `bytes` written over what is at `at`.
+pub fn patched(good: &[u8], at: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut file = good.to_vec();
+    file[at..at + bytes.len()].copy_from_slice(bytes);
+    file
+}
+
 /// A tensor of 32-bit floats.
 pub fn f32s(file: &SafeTensors, name: &str) -> Vec<f32> {
     let data = file.tensor(name).unwrap_or_else(|e| panic!("{name}: {e}"));
