@@ -227,6 +227,7 @@ pub(crate) mod tests {
                 rows: rows.len() as u64,
                 bytes: fs::metadata(&path).unwrap().len(),
                 sha256: sha256(&path).unwrap(),
+                bucket: None,
             });
         }
         FeatureSource {

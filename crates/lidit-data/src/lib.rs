@@ -8,6 +8,7 @@
 
 mod ahead;
 mod batch;
+mod bucket;
 mod config;
 mod dataset;
 mod emoji;
@@ -34,6 +35,7 @@ mod test_shards;
 mod writer;
 
 pub use batch::MicroBatch;
+pub use bucket::{Bucket, BucketGrid};
 pub use config::DataConfig;
 pub use dataset::{Dataset, Quarantined};
 pub use emoji::{EmojiBuild, EmojiGroup, build_emoji};

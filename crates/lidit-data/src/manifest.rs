@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::bucket::{Bucket, BucketGrid};
 use crate::error::DataError;
 
 /// The version of `manifest.json` that this program writes and reads.
@@ -29,6 +30,9 @@ pub struct Manifest {
     pub rows: u64,
     /// Columns that every shard has.
     pub columns: Vec<ManifestColumn>,
+    /// The sizes that its rows are sorted by, where they are: then every shard is of one bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub buckets: Option<BucketGrid>,
     /// The shards, in reading order.
     pub shards: Vec<ManifestShard>,
     /// Under which terms the parts of the set come.
@@ -58,6 +62,9 @@ pub struct ManifestShard {
     pub bytes: u64,
     /// Its SHA-256, in hex.
     pub sha256: String,
+    /// The bucket of all its rows, in a set that is sorted by buckets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<Bucket>,
 }
 
 /// The terms of one part of a set.
@@ -147,11 +154,13 @@ mod tests {
                 name: "image".into(),
                 kind: "binary".into(),
             }],
+            buckets: None,
             shards: vec![ManifestShard {
                 file: "shard-00000.parquet".into(),
                 rows: 2,
                 bytes: 10,
                 sha256: "ab".into(),
+                bucket: None,
             }],
             licences: vec![],
         }

@@ -114,6 +114,7 @@ impl ShardWriter {
             recipe: self.config.recipe.clone(),
             rows: self.shards.iter().map(|shard| shard.rows).sum(),
             columns: columns.collect(),
+            buckets: None,
             shards: std::mem::take(&mut self.shards),
             licences,
         };
@@ -149,6 +150,7 @@ impl ShardWriter {
             rows: records.len() as u64,
             bytes: bytes.len() as u64,
             sha256: hex(&Sha256::digest(&bytes)),
+            bucket: None,
         });
         Ok(())
     }

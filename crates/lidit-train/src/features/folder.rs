@@ -83,6 +83,7 @@ impl FeatureFolder {
             rows: rows.len() as u64,
             bytes,
             sha256,
+            bucket: None,
         })
     }
 
@@ -101,6 +102,7 @@ impl FeatureFolder {
             rows: FeatureFile::open(&path, num_encoders)?.num_rows(),
             bytes,
             sha256,
+            bucket: None,
         }))
     }
 
