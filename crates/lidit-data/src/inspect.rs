@@ -94,7 +94,7 @@ pub fn inspect(path: &Path, image_column: &str, caption_column: &str) -> Result<
     Ok(Inspection {
         rows: set.rows(),
         shards: shards.len(),
-        row_groups: set.groups.len(),
+        row_groups: set.blocks.len(),
         bytes: shards.iter().map(|shard| shard.bytes).sum(),
         columns: columns.collect(),
         captions: has(caption_column)
@@ -117,11 +117,12 @@ fn captions(set: &ShardSet, column: &str) -> Result<CaptionStats, DataError> {
     let columns = Columns {
         image: None,
         caption: Some(column),
+        synthetic: None,
     };
     for shard in &set.shards {
         shard.check_caption_column(column)?;
     }
-    for group in &set.groups {
+    for group in &set.blocks {
         let places: Vec<u64> = (0..group.ids.end - group.ids.start).collect();
         group.read(&set.shards[group.shard], columns, &places, |row| {
             stats.null += u64::from(row.captions.is_empty());
@@ -162,11 +163,12 @@ fn images(set: &ShardSet, column: &str) -> Result<ImageStats, DataError> {
     let columns = Columns {
         image: Some(column),
         caption: None,
+        synthetic: None,
     };
     for shard in &set.shards {
         shard.check_image_column(column)?;
     }
-    for group in &set.groups {
+    for group in &set.blocks {
         let rows = (group.ids.end - group.ids.start).min(IMAGES_LOOKED_AT - stats.looked_at);
         let places: Vec<u64> = (0..rows).collect();
         if places.is_empty() {

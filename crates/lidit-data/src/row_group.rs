@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use arrow::array::{Array, AsArray, BinaryArray, RecordBatch, StringArray};
 use arrow::datatypes::DataType;
+use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
 use parquet::errors::ParquetError;
@@ -18,9 +19,11 @@ const BATCH_ROWS: usize = 16;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RawRow {
     /// The encoded picture; none where null.
-    pub image: Option<Vec<u8>>,
+    pub image: Option<Bytes>,
     /// The captions it may be shown with; none where null, all null, or an empty list.
     pub captions: Vec<String>,
+    /// Those of the second caption column.
+    pub synthetic: Vec<String>,
 }
 
 /// Which columns are read.
@@ -30,6 +33,8 @@ pub(crate) struct Columns<'a> {
     pub image: Option<&'a str>,
     /// The caption column.
     pub caption: Option<&'a str>,
+    /// A second caption column.
+    pub synthetic: Option<&'a str>,
 }
 
 /// One row group of a shard: its number and its rows' numbers in the shard.
@@ -54,7 +59,12 @@ impl RowGroup {
     ) -> Result<(), DataError> {
         let wrap = |error| DataError::parquet(&shard.path)(error);
         let builder = shard.reader()?;
-        let names: Vec<&str> = columns.image.into_iter().chain(columns.caption).collect();
+        let names: Vec<&str> = columns
+            .image
+            .into_iter()
+            .chain(columns.caption)
+            .chain(columns.synthetic)
+            .collect();
         let mask = ProjectionMask::columns(builder.parquet_schema(), names);
         let reader = builder
             .with_projection(mask)
@@ -72,6 +82,9 @@ impl RowGroup {
                     image: columns.image.and_then(|column| image(&batch, column, row)),
                     captions: columns
                         .caption
+                        .map_or_else(Vec::new, |column| captions(&batch, column, row)),
+                    synthetic: columns
+                        .synthetic
                         .map_or_else(Vec::new, |column| captions(&batch, column, row)),
                 });
             }
@@ -101,14 +114,14 @@ pub(crate) fn selection(places: &[u64]) -> Vec<RowSelector> {
 }
 
 // The types were checked when the shard was opened, so another type here means no value.
-fn image(batch: &RecordBatch, column: &str, row: usize) -> Option<Vec<u8>> {
+fn image(batch: &RecordBatch, column: &str, row: usize) -> Option<Bytes> {
     let array = batch.column_by_name(column)?;
     let bytes: &BinaryArray = match array.data_type() {
         DataType::Struct(_) if array.is_null(row) => return None,
         DataType::Struct(_) => array.as_struct().column_by_name("bytes")?.as_binary_opt()?,
         _ => array.as_binary_opt()?,
     };
-    bytes.is_valid(row).then(|| bytes.value(row).to_vec())
+    bytes.is_valid(row).then(|| Bytes::copy_from_slice(bytes.value(row)))
 }
 
 fn captions(batch: &RecordBatch, column: &str, row: usize) -> Vec<String> {

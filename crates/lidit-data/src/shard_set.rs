@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::bucket::{Bucket, BucketGrid};
 use crate::error::DataError;
 use crate::manifest::{Manifest, hex};
 use crate::row_group::{Columns, RawRow, RowGroup};
@@ -14,7 +15,7 @@ use crate::source::Source;
 /// The shards behind a path, in reading order, with their row groups. Ids count rows over all shards from 0.
 pub(crate) struct ShardSet {
     pub shards: Vec<Shard>,
-    pub groups: Vec<RowGroup>,
+    pub blocks: Vec<RowGroup>,
     pub manifest: Option<Manifest>,
 }
 
@@ -39,7 +40,7 @@ impl ShardSet {
             }
         }
         Ok(Self {
-            groups: row_groups(&shards),
+            blocks: row_groups(&shards),
             shards,
             manifest,
         })
@@ -47,7 +48,7 @@ impl ShardSet {
 
     /// Rows of all shards.
     pub fn rows(&self) -> u64 {
-        self.groups.last().map_or(0, |group| group.ids.end)
+        self.blocks.last().map_or(0, |group| group.ids.end)
     }
 
     /// The manifest's digest, or one over sizes and layout of the shards.
@@ -62,14 +63,20 @@ impl ShardSet {
         hex(&hasher.finalize())
     }
 
+    /// The bucket of a shard's rows, with the grid that it is of, in a set that is sorted by buckets.
+    pub fn bucket(&self, shard: usize) -> Option<(BucketGrid, Bucket)> {
+        let manifest = self.manifest.as_ref()?;
+        manifest.buckets.zip(manifest.shards[shard].bucket)
+    }
+
     /// Reads rows by id and hands each on once, ids ascending: a row group is met once, however the ids are ordered.
     pub fn read(&self, ids: &[u64], columns: Columns, mut each: impl FnMut(u64, RawRow)) -> Result<(), DataError> {
         let mut by_group: BTreeMap<usize, BTreeSet<u64>> = BTreeMap::new();
         for id in ids {
-            by_group.entry(self.group_of(*id)).or_default().insert(*id);
+            by_group.entry(self.block_of(*id)).or_default().insert(*id);
         }
         for (number, ids) in by_group {
-            let group = &self.groups[number];
+            let group = &self.blocks[number];
             let places: Vec<u64> = ids.iter().map(|id| id - group.ids.start).collect();
             let mut ids = ids.into_iter();
             group.read(&self.shards[group.shard], columns, &places, |row| {
@@ -83,13 +90,13 @@ impl ShardSet {
 
     /// The shard of a row and its number there, from 0.
     pub fn place(&self, id: u64) -> (PathBuf, u64) {
-        let group = &self.groups[self.group_of(id)];
+        let group = &self.blocks[self.block_of(id)];
         let shard = self.shards[group.shard].path.clone();
         (shard, group.first_row + id - group.ids.start)
     }
 
-    fn group_of(&self, id: u64) -> usize {
-        self.groups.partition_point(|group| group.ids.end <= id)
+    pub fn block_of(&self, id: u64) -> usize {
+        self.blocks.partition_point(|group| group.ids.end <= id)
     }
 }
 
