@@ -205,6 +205,21 @@ mod tests {
         assert_eq!(ids, [0, 8, 2, 3, 9, 4, 6, 7, 5, 1]);
     }
 
+    /// Printed by the Python of `docs/data.md`: positions 40 to 79 of 50 rows in blocks of 3, windows of 16, 3 lanes.
+    #[test]
+    fn windows_and_lanes_are_those_of_the_python_in_the_docs() {
+        const PYTHON: [u64; 40] = [
+            22, 44, 0, 21, 48, 1, 23, 49, 31, 32, 34, 20, 7, 36, 48, 22, 33, 18, 6, 35,
+            19, 21, 37, 49, 23, 38, 43, 41, 47, 8, 15, 46, 44, 16, 2, 39, 17, 1, 42, 45,
+        ];
+        let order = SampleOrder::new(layout(50, 16, 3), 0x0123_4567_89ab_cdef, 40);
+        let mut draws = [1, 2].map(|step| order.draws(step, &Share::ALL)).concat();
+        draws.sort_unstable_by_key(|draw| draw.position);
+        let ids: Vec<u64> = draws[..40].iter().map(|draw| draw.id).collect();
+        assert_eq!(ids, PYTHON);
+        assert_eq!((draws[9].epoch, draws[10].epoch), (0, 1));
+    }
+
     #[test]
     fn ranks_that_divide_the_lanes_read_no_block_of_another_within_a_window() {
         let order = SampleOrder::new(layout(384, 192, 8), 3, 32);
