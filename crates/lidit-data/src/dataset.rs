@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 
+use crate::block::Columns;
 use crate::config::DataConfig;
 use crate::error::DataError;
 use crate::manifest::Manifest;
 use crate::order::{Draw, SampleOrder, Share};
-use crate::row_group::Columns;
 use crate::sample::Sample;
 use crate::shard_set::ShardSet;
 use crate::subset::Subset;
@@ -170,10 +170,10 @@ impl Dataset {
 
     /// The first row of the whole dataset with this caption among its captions. Reads the caption column.
     pub fn find_caption(&self, caption: &str) -> Result<Option<u64>, DataError> {
-        for group in &self.inner.set.groups {
+        for (number, block) in self.inner.set.blocks.iter().enumerate() {
             let mut found = None;
-            let ids: Vec<u64> = group.ids.clone().collect();
-            self.inner.set.read(&ids, self.columns(None), |id, row| {
+            let places: Vec<u64> = (0..block.ids.end - block.ids.start).collect();
+            self.inner.set.read_block(number, &places, self.columns(None), |id, row| {
                 if found.is_none() && row.captions.iter().any(|own| own == caption) {
                     found = Some(id);
                 }
@@ -250,6 +250,7 @@ impl Dataset {
         Columns {
             image,
             caption: Some(&self.inner.config.caption_column),
+            synthetic: None,
         }
     }
 }

@@ -8,6 +8,7 @@
 
 mod ahead;
 mod batch;
+mod block;
 mod bucket;
 mod config;
 mod dataset;
@@ -17,18 +18,21 @@ mod feature_file;
 mod feature_loader;
 mod feature_row;
 mod feature_set;
+mod footer;
 mod image;
 mod inspect;
 mod loader;
+mod location;
 mod manifest;
 mod order;
 mod permutation;
 mod philox;
-mod row_group;
+mod remote;
 mod sample;
 mod shard;
 mod shard_set;
 mod source;
+mod storage;
 mod subset;
 #[cfg(test)]
 mod test_shards;

@@ -1,7 +1,7 @@
 //! One picture with its captions, decoded.
 
+use crate::block::RawRow;
 use crate::image::{centre_square, decode};
-use crate::row_group::RawRow;
 
 /// A decoded row.
 #[derive(Clone, Debug, PartialEq, Eq)]

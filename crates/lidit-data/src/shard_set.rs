@@ -3,114 +3,214 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use crate::block::{Block, BlockReader, Columns, RawRow};
 use crate::error::DataError;
+use crate::footer::{Footer, FooterCache};
+use crate::location::is_remote;
 use crate::manifest::{Manifest, hex};
-use crate::row_group::{Columns, RawRow, RowGroup};
 use crate::shard::Shard;
 use crate::source::Source;
+use crate::storage::Storage;
 
-/// The shards behind a path, in reading order, with their row groups. Ids count rows over all shards from 0.
+// Footers read before any of them is taken over: their outlines enter the digest in order and are then dropped.
+const SHARDS_AT_ONCE: usize = 1024;
+
+// Footers of remote shards waited for at once.
+const REMOTE_FOOTERS: usize = 32;
+
+/// The shards behind a path, in reading order, with their blocks. Ids count rows over all shards from 0.
 pub(crate) struct ShardSet {
     pub shards: Vec<Shard>,
-    pub groups: Vec<RowGroup>,
+    /// Ascending, without gaps.
+    pub blocks: Vec<Block>,
     pub manifest: Option<Manifest>,
+    digest: String,
+    storage: Storage,
+    footers: FooterCache,
 }
 
 impl ShardSet {
     /// Reads every footer and holds it against the manifest, where there is one.
     pub fn open(path: &Path) -> Result<Self, DataError> {
-        let Source { files, manifest } = Source::find(path)?;
-        let shards = files
-            .iter()
-            .map(|file| Shard::open(file))
-            .collect::<Result<Vec<_>, _>>()?;
-        let entries = manifest.iter().flat_map(|manifest| &manifest.shards);
-        for (shard, entry) in shards.iter().zip(entries) {
-            let pairs = [("bytes", entry.bytes, shard.bytes), ("rows", entry.rows, shard.rows())];
-            if let Some((what, expected, found)) = pairs.into_iter().find(|(_, a, b)| a != b) {
-                return Err(DataError::ShardChanged {
-                    path: shard.path.clone(),
-                    what,
-                    expected,
-                    found,
-                });
+        Self::open_in(path, Storage::new())
+    }
+
+    pub(crate) fn open_in(path: &Path, storage: Storage) -> Result<Self, DataError> {
+        let Source { files, manifest } = Source::find(path, &storage)?;
+        let mut set = Self {
+            shards: Vec::with_capacity(files.len()),
+            blocks: Vec::new(),
+            digest: String::new(),
+            manifest,
+            storage,
+            footers: FooterCache::default(),
+        };
+        let mut hasher = Sha256::new();
+        let remote = files.first().is_some_and(|file| is_remote(file));
+        // Waiting for a server takes no core, reading a local footer takes little else.
+        let threads = if remote { REMOTE_FOOTERS } else { rayon::current_num_threads() };
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        let pool = pool.map_err(|error| DataError::Threads {
+            reason: error.to_string(),
+        })?;
+        for files in files.chunks(SHARDS_AT_ONCE) {
+            let opened: Vec<Opened> = pool.install(|| {
+                let open = |file: &PathBuf| Opened::read(&storage, file);
+                files.par_iter().map(open).collect::<Result<_, _>>()
+            })?;
+            for opened in opened {
+                hasher.update(&opened.outline);
+                set.push(opened)?;
             }
         }
-        Ok(Self {
-            groups: row_groups(&shards),
-            shards,
-            manifest,
-        })
+        set.shards.shrink_to_fit();
+        set.blocks.shrink_to_fit();
+        // The manifest's digest is that of the content, wherever it lies and however it is laid out.
+        set.digest = set.manifest.as_ref().map_or_else(|| hex(&hasher.finalize()), Manifest::digest);
+        Ok(set)
+    }
+
+    fn push(&mut self, opened: Opened) -> Result<(), DataError> {
+        let Opened { mut shard, starts, footer, .. } = opened;
+        let number = self.shards.len();
+        self.check_entry(&shard)?;
+        shard.first_id = self.rows();
+        if let Some(last) = self.shards.last() {
+            shard.share_types(last);
+        }
+        let ends = starts.iter().skip(1).copied().chain([shard.rows()]);
+        let blocks = starts.iter().zip(ends).map(|(start, end)| Block {
+            shard: number,
+            ids: shard.first_id + start..shard.first_id.saturating_add(end),
+        });
+        self.blocks.extend(blocks);
+        self.footers.put(number, footer);
+        self.shards.push(shard);
+        Ok(())
+    }
+
+    fn check_entry(&self, shard: &Shard) -> Result<(), DataError> {
+        let entries = self.manifest.as_ref().map(|manifest| &manifest.shards);
+        let Some(entry) = entries.and_then(|entries| entries.get(self.shards.len())) else {
+            return Ok(());
+        };
+        let pairs = [("bytes", entry.bytes, shard.bytes), ("rows", entry.rows, shard.rows())];
+        match pairs.into_iter().find(|(_, expected, found)| expected != found) {
+            None => Ok(()),
+            Some((what, expected, found)) => Err(DataError::ShardChanged {
+                path: shard.path.clone(),
+                what,
+                expected,
+                found,
+            }),
+        }
     }
 
     /// Rows of all shards.
     pub fn rows(&self) -> u64 {
-        self.groups.last().map_or(0, |group| group.ids.end)
+        self.blocks.last().map_or(0, |block| block.ids.end)
     }
 
     /// The manifest's digest, or one over sizes and layout of the shards.
     pub fn digest(&self) -> String {
-        if let Some(manifest) = &self.manifest {
-            return manifest.digest();
-        }
-        let mut hasher = Sha256::new();
-        for shard in &self.shards {
-            hasher.update(shard.outline());
-        }
-        hex(&hasher.finalize())
+        self.digest.clone()
     }
 
-    /// Reads rows by id and hands each on once, ids ascending: a row group is met once, however the ids are ordered.
+    /// Reads rows by id and hands each on once, ids ascending: a block is met once, however the ids are ordered.
     pub fn read(&self, ids: &[u64], columns: Columns, mut each: impl FnMut(u64, RawRow)) -> Result<(), DataError> {
-        let mut by_group: BTreeMap<usize, BTreeSet<u64>> = BTreeMap::new();
+        let mut by_block: BTreeMap<usize, BTreeSet<u64>> = BTreeMap::new();
         for id in ids {
-            by_group.entry(self.group_of(*id)).or_default().insert(*id);
+            by_block.entry(self.block_of(*id)).or_default().insert(*id);
         }
-        for (number, ids) in by_group {
-            let group = &self.groups[number];
-            let places: Vec<u64> = ids.iter().map(|id| id - group.ids.start).collect();
-            let mut ids = ids.into_iter();
-            group.read(&self.shards[group.shard], columns, &places, |row| {
-                if let Some(id) = ids.next() {
-                    each(id, row);
-                }
-            })?;
+        for (block, ids) in by_block {
+            let start = self.blocks[block].ids.start;
+            let places: Vec<u64> = ids.iter().map(|id| id - start).collect();
+            self.read_block(block, &places, columns, &mut each)?;
         }
         Ok(())
     }
 
-    /// The shard of a row and its number there, from 0.
-    pub fn place(&self, id: u64) -> (PathBuf, u64) {
-        let group = &self.groups[self.group_of(id)];
-        let shard = self.shards[group.shard].path.clone();
-        (shard, group.first_row + id - group.ids.start)
+    /// Reads rows of one block by their places in it (from 0, ascending, no repeats) and hands each on with its id.
+    pub fn read_block(
+        &self,
+        block: usize,
+        places: &[u64],
+        columns: Columns,
+        mut each: impl FnMut(u64, RawRow),
+    ) -> Result<(), DataError> {
+        let Block { shard: number, ids } = &self.blocks[block];
+        let shard = &self.shards[*number];
+        let load = || Opened::again(&self.storage, shard);
+        let footer = self.footers.get(*number, load)?;
+        let first_row = ids.start - shard.first_id;
+        let (group, group_start) = shard.group_of(first_row);
+        let in_group: Vec<u64> = places.iter().map(|place| first_row - group_start + place).collect();
+        let reader = BlockReader {
+            storage: &self.storage,
+            path: &shard.path,
+            footer: &footer,
+            group,
+            columns,
+        };
+        let mut places = places.iter();
+        reader.read(&in_group, |row| {
+            if let Some(place) = places.next() {
+                each(ids.start + place, row);
+            }
+        })
     }
 
-    fn group_of(&self, id: u64) -> usize {
-        self.groups.partition_point(|group| group.ids.end <= id)
+    /// The shard of a row and its number there, from 0.
+    pub fn place(&self, id: u64) -> (PathBuf, u64) {
+        let shard = &self.shards[self.blocks[self.block_of(id)].shard];
+        (shard.path.clone(), id - shard.first_id)
+    }
+
+    /// The block that holds a row, which is one of the set's.
+    pub fn block_of(&self, id: u64) -> usize {
+        self.blocks.partition_point(|block| block.ids.end <= id)
     }
 }
 
-// Every row group of every shard, with the ids of its rows; empty ones are left out.
-fn row_groups(shards: &[Shard]) -> Vec<RowGroup> {
-    let mut groups = Vec::new();
-    let mut id = 0;
-    for (index, shard) in shards.iter().enumerate() {
-        let mut first_row = 0;
-        for (number, rows) in shard.group_rows().enumerate() {
-            if rows > 0 {
-                groups.push(RowGroup {
-                    shard: index,
-                    number,
-                    ids: id..id + rows,
-                    first_row,
-                });
-            }
-            id += rows;
-            first_row += rows;
-        }
+// A shard whose footer was just read, and what of it the set needs once.
+struct Opened {
+    shard: Shard,
+    /// Where its blocks start, by rows in the shard.
+    starts: Vec<u64>,
+    outline: String,
+    footer: Footer,
+}
+
+impl Opened {
+    fn read(storage: &Storage, path: &Path) -> Result<Self, DataError> {
+        let footer = Footer::load(storage, path)?;
+        let shard = Shard::new(path, &footer);
+        let groups = 0..shard.num_groups();
+        let starts = groups.flat_map(|group| {
+            let starts = footer.block_starts(group).into_iter();
+            starts.map(move |row| (group, row))
+        });
+        Ok(Self {
+            starts: starts.map(|(group, row)| shard.group_start(group) + row).collect(),
+            outline: footer.outline(),
+            footer,
+            shard,
+        })
     }
-    groups
+
+    // The footer once more, of a file that must be the same.
+    fn again(storage: &Storage, shard: &Shard) -> Result<Footer, DataError> {
+        let footer = Footer::load(storage, &shard.path)?;
+        if footer.bytes != shard.bytes {
+            return Err(DataError::Changed {
+                path: shard.path.clone(),
+                expected: shard.bytes,
+                found: footer.bytes,
+            });
+        }
+        Ok(footer)
+    }
 }
