@@ -14,7 +14,7 @@ use parquet::errors::ParquetError;
 use parquet::schema::types::SchemaDescriptor;
 
 use crate::error::DataError;
-use crate::footer::{Footer, general};
+use crate::footer::{Footer, general, guarded};
 use crate::storage::Storage;
 
 // Rows decoded at a time: bounds memory, since only one such batch of pictures is held while rows are handed on.
@@ -80,11 +80,11 @@ impl BlockReader<'_> {
         if places.is_empty() {
             return Ok(());
         }
-        let mut decoder = self.decoder(places).map_err(|error| self.wrap(&error))?;
+        let mut decoder = guarded(|| self.decoder(places)).map_err(|error| self.wrap(&error))?;
         let mut rows = 0;
         let mut requests = 0;
         loop {
-            match decoder.try_decode().map_err(|error| self.wrap(&error))? {
+            match guarded(|| decoder.try_decode()).map_err(|error| self.wrap(&error))? {
                 DecodeResult::NeedsData(ranges) => {
                     // All columns of a row group are asked for together; more than a few times would be a loop.
                     requests += 1;

@@ -1,8 +1,10 @@
 //! The footer of a Parquet file: read in one or two requests, checked, and kept for the shards in use.
 
+use std::collections::VecDeque;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use parquet::DecodeResult;
@@ -23,7 +25,8 @@ const TAIL_BYTES: u64 = 64 << 10;
 // A longer footer than any that is written: one of 10,000 row groups with 100 columns.
 const LONGEST_FOOTER: u64 = 256 << 20;
 
-// Footers kept, by their size in memory.
+// Footers kept, by number and by their size in memory.
+const CACHE_FOOTERS: usize = 256;
 const CACHE_BYTES: usize = 64 << 20;
 
 /// Rows that are read at once, where pages allow it: 64 pictures of 100 kB are what a request of 0.1 s brings.
@@ -54,8 +57,8 @@ impl Footer {
         decoder.push_range(start..bytes, tail).map_err(wrap)?;
         // The footer is asked for before the index: two requests are the most that a sound file needs.
         for _ in 0..3 {
-            match decoder.try_decode().map_err(wrap)? {
-                DecodeResult::Data(metadata) => return Self::checked(bytes, metadata).map_err(wrap),
+            match guarded(|| decoder.try_decode()).map_err(wrap)? {
+                DecodeResult::Data(metadata) => return guarded(|| Self::checked(bytes, metadata)).map_err(wrap),
                 DecodeResult::NeedsData(ranges) => {
                     let ranges: Vec<_> = ranges.iter().map(|range| widened(range, bytes)).collect();
                     check_len(&ranges).map_err(wrap)?;
@@ -132,21 +135,21 @@ impl Footer {
 /// The footers of the shards met last. One that is not there is read again.
 #[derive(Default)]
 pub(crate) struct FooterCache {
-    // From the one met longest ago to the one met last.
-    entries: Mutex<Vec<(usize, Footer)>>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    /// Shard, size in memory and footer, from the one met longest ago to the one met last.
+    entries: VecDeque<(usize, usize, Footer)>,
+    bytes: usize,
 }
 
 impl FooterCache {
     /// A shard's footer, from memory or from `load`.
     pub fn get(&self, shard: usize, load: impl FnOnce() -> Result<Footer, DataError>) -> Result<Footer, DataError> {
-        {
-            let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(at) = entries.iter().position(|(own, _)| *own == shard) {
-                let entry = entries.remove(at);
-                let footer = entry.1.clone();
-                entries.push(entry);
-                return Ok(footer);
-            }
+        if let Some(footer) = self.lock().renewed(shard) {
+            return Ok(footer);
         }
         // Not under the lock: other shards are read meanwhile.
         let footer = load()?;
@@ -156,19 +159,32 @@ impl FooterCache {
 
     /// Keeps a footer, and lets go of those met longest ago where that makes too many.
     pub fn put(&self, shard: usize, footer: Footer) {
-        let size = |footer: &Footer| footer.metadata.metadata().memory_size();
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
-        entries.retain(|(own, _)| *own != shard);
-        entries.push((shard, footer));
-        let mut room = CACHE_BYTES;
-        let fits = |(_, footer): &&(usize, Footer)| {
-            let fits = size(footer) <= room;
-            room = room.saturating_sub(size(footer));
-            fits
-        };
-        let kept = entries.iter().rev().take_while(fits).count().max(1);
-        let gone = entries.len() - kept;
-        entries.drain(..gone);
+        let bytes = footer.metadata.metadata().memory_size();
+        let mut kept = self.lock();
+        if kept.renewed(shard).is_some() {
+            return;
+        }
+        kept.entries.push_back((shard, bytes, footer));
+        kept.bytes += bytes;
+        while kept.entries.len() > 1 && (kept.entries.len() > CACHE_FOOTERS || kept.bytes > CACHE_BYTES) {
+            let gone = kept.entries.pop_front();
+            kept.bytes -= gone.map_or(0, |(_, bytes, _)| bytes);
+        }
+    }
+
+    // A panic in another thread leaves only whole entries behind.
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn renewed(&mut self, shard: usize) -> Option<Footer> {
+        let at = self.entries.iter().position(|(own, ..)| *own == shard)?;
+        let entry = self.entries.remove(at)?;
+        let footer = entry.2.clone();
+        self.entries.push_back(entry);
+        Some(footer)
     }
 }
 
@@ -222,6 +238,12 @@ fn check_pages(pages: &[PageLocation], chunk: &ColumnChunkMetaData, rows: i64) -
         return Err("an offset index without pages");
     }
     Ok(())
+}
+
+/// Runs the Parquet reader so that a panic in it, which some damaged files cause, is an error like any other.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    // What was half done is dropped with the decoder: every caller gives up on an error.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(general("its pages contradict each other")))
 }
 
 pub(crate) fn general(problem: &str) -> ParquetError {

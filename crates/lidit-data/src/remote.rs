@@ -33,8 +33,13 @@ const REQUESTS_A_CALL: usize = 16;
 // A longer range is asked for in pieces of this size: a slow network then fails a piece, not a whole row group.
 const PIECE_BYTES: u64 = 8 << 20;
 
-// Addresses at which machines of the clouds hand out credentials: whoever has none in the environment ends up there.
-const CREDENTIAL_HOSTS: [&str; 3] = ["169.254.169.254", "169.254.170.2", "metadata"];
+// Where machines of the clouds hand out credentials: whoever has none in the environment ends up there.
+const CREDENTIAL_PATHS: [&str; 4] = [
+    "/latest/api/token",
+    "/latest/meta-data",
+    "/computeMetadata/",
+    "/metadata/identity",
+];
 
 /// How long and how often a request is tried.
 #[derive(Clone, Copy, Debug)]
@@ -356,7 +361,7 @@ impl Failure {
             E::PermissionDenied { .. } | E::Unauthenticated { .. } => Self::Lasting(hinted()),
             E::InvalidPath { .. } | E::NotSupported { .. } | E::NotImplemented { .. } => Self::Lasting(text),
             E::UnknownConfigurationKey { .. } | E::Precondition { .. } => Self::Lasting(text),
-            _ if CREDENTIAL_HOSTS.iter().any(|host| text.contains(&format!("http://{host}"))) => Self::Lasting(hinted()),
+            _ if CREDENTIAL_PATHS.iter().any(|path| text.contains(path)) => Self::Lasting(hinted()),
             _ if lasts(&text) => Self::Lasting(hinted()),
             _ => Self::Passing(text),
         }

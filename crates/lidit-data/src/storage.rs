@@ -135,3 +135,230 @@ fn coalesced(ranges: &[Range<u64>], gap: u64) -> Vec<Range<u64>> {
     }
     reads
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::{Arc, Mutex};
+    use std::thread::JoinHandle;
+    use std::time::Duration;
+
+    use super::*;
+
+    const QUICK: Limits = Limits {
+        attempts: 4,
+        first_wait: Duration::from_millis(1),
+        longest_wait: Duration::from_millis(5),
+        request: Duration::from_secs(5),
+        stall: Duration::from_millis(200),
+        total: Duration::from_secs(30),
+    };
+
+    /// What a server does with one request.
+    #[derive(Clone, Copy)]
+    enum Answer {
+        Status(u16),
+        /// So many bytes of the body, then nothing more on a closed connection.
+        Cut(usize),
+        /// So many bytes of the body, then nothing more on an open one.
+        Stall(usize),
+        Close,
+    }
+
+    /// A web server of one file, `/a.parquet`, that answers as it is told before it answers well.
+    struct Server {
+        url: PathBuf,
+        requests: Arc<Mutex<Vec<String>>>,
+        thread: Option<JoinHandle<()>>,
+        address: std::net::SocketAddr,
+    }
+
+    impl Server {
+        fn start(content: Vec<u8>, answers: Vec<Answer>) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let requests: Arc<Mutex<Vec<String>>> = Arc::default();
+            let seen = requests.clone();
+            let thread = std::thread::spawn(move || {
+                let mut answers = answers.into_iter();
+                let mut open = Vec::new();
+                for stream in listener.incoming() {
+                    let mut stream = stream.unwrap();
+                    let request = read_request(&mut stream);
+                    if request.is_empty() {
+                        break;
+                    }
+                    seen.lock().unwrap().push(request.clone());
+                    let (head, body) = answer(&request, &content);
+                    let told = answers.next();
+                    let sent = match told {
+                        None => body.len(),
+                        Some(Answer::Cut(sent) | Answer::Stall(sent)) => sent,
+                        Some(Answer::Close) => continue,
+                        Some(Answer::Status(status)) => {
+                            let text = format!("HTTP/1.1 {status} No\r\ncontent-length: 4\r\nconnection: close\r\n\r\nbusy");
+                            stream.write_all(text.as_bytes()).unwrap();
+                            continue;
+                        }
+                    };
+                    stream.write_all(head.as_bytes()).unwrap();
+                    stream.write_all(&body[..sent]).unwrap();
+                    if matches!(told, Some(Answer::Stall(_))) {
+                        open.push(stream);
+                    }
+                }
+            });
+            Self {
+                url: PathBuf::from(format!("http://{address}/a.parquet")),
+                requests,
+                thread: Some(thread),
+                address,
+            }
+        }
+
+        fn requests(&self) -> usize {
+            self.requests.lock().unwrap().len()
+        }
+    }
+
+    impl Drop for Server {
+        fn drop(&mut self) {
+            // An empty request ends it.
+            let _ = TcpStream::connect(self.address).map(|stream| stream.shutdown(std::net::Shutdown::Both));
+            let _ = self.thread.take().map(JoinHandle::join);
+        }
+    }
+
+    fn read_request(stream: &mut TcpStream) -> String {
+        let mut request = Vec::new();
+        let mut byte = [0];
+        while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap_or(0) == 1 {
+            request.push(byte[0]);
+        }
+        String::from_utf8_lossy(&request).to_lowercase()
+    }
+
+    fn answer(request: &str, content: &[u8]) -> (String, Vec<u8>) {
+        let len = content.len();
+        if !request.contains(" /a.parquet") {
+            return ("HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 4\r\n\r\n".into(), b"gone".into());
+        }
+        let range = request.split("range: bytes=").nth(1).and_then(|rest| rest.split("\r\n").next());
+        let (start, end) = match range.and_then(|range| range.split_once('-')) {
+            Some(("", tail)) => (len.saturating_sub(tail.parse().unwrap()), len),
+            Some((start, end)) => (start.parse().unwrap(), end.parse::<usize>().unwrap() + 1),
+            None => (0, len),
+        };
+        let head = format!(
+            "HTTP/1.1 206 Partial\r\ncontent-length: {}\r\ncontent-range: bytes {start}-{}/{len}\r\nconnection: close\r\n\r\n",
+            end - start,
+            end - 1
+        );
+        (head, content[start..end].to_vec())
+    }
+
+    fn content() -> Vec<u8> {
+        (0..20_000_u32).map(|at| (at * 7 >> 3) as u8).collect()
+    }
+
+    fn storage() -> Storage {
+        Storage::with_limits(QUICK)
+    }
+
+    #[test]
+    fn any_passing_failure_is_tried_again_and_the_bytes_are_right() {
+        let failures = [
+            Answer::Status(500),
+            Answer::Status(503),
+            Answer::Status(429),
+            Answer::Cut(0),
+            Answer::Cut(70),
+            Answer::Stall(70),
+            Answer::Stall(0),
+            Answer::Close,
+        ];
+        for (number, failure) in failures.into_iter().enumerate() {
+            let server = Server::start(content(), vec![failure, failure]);
+            let bytes = storage().read_ranges(&server.url, 20_000, &[100..300]).unwrap();
+            assert_eq!(bytes[0], content()[100..300], "failure {number}");
+            assert_eq!(server.requests(), 3, "failure {number}");
+        }
+    }
+
+    #[test]
+    fn the_last_error_names_url_range_tries_and_what_the_server_said() {
+        let fail = |answer| {
+            let server = Server::start(content(), vec![answer; 4]);
+            let error = storage().read_ranges(&server.url, 20_000, &[100..300]).unwrap_err().to_string();
+            assert_eq!(server.requests(), 4);
+            assert!(error.starts_with(&format!("{}: can't read bytes 100..300:", server.url.display())), "{error}");
+            assert!(error.ends_with("(tried 4 times)"), "{error}");
+            error
+        };
+        let busy = fail(Answer::Status(503));
+        assert!(busy.contains("503") && busy.contains("busy"), "{busy}");
+        let cut = fail(Answer::Cut(70));
+        assert!(cut.contains("after 70 of 200 bytes"), "{cut}");
+    }
+
+    #[test]
+    fn what_will_not_pass_is_not_tried_again() {
+        for status in [400, 401, 403] {
+            let server = Server::start(content(), vec![Answer::Status(status); 4]);
+            let error = storage().read_tail(&server.url, 10).unwrap_err().to_string();
+            assert!(error.contains(&status.to_string()) && error.ends_with("(tried 1 times)"), "{error}");
+            assert_eq!(server.requests(), 1);
+        }
+        let server = Server::start(content(), vec![]);
+        let other = server.url.with_file_name("b.parquet");
+        let error = storage().read_tail(&other, 10).unwrap_err().to_string();
+        assert!(error.contains("b.parquet") && error.contains("404"), "{error}");
+        assert_eq!(storage().read_if_there(&other).unwrap(), None);
+    }
+
+    #[test]
+    fn a_tail_comes_with_the_size_in_one_request() {
+        let server = Server::start(content(), vec![]);
+        let (len, tail) = storage().read_tail(&server.url, 1000).unwrap();
+        assert_eq!((len, &tail[..]), (20_000, &content()[19_000..]));
+        let (len, all) = storage().read_tail(&server.url, 1 << 20).unwrap();
+        assert_eq!((len, all.len()), (20_000, 20_000));
+        assert_eq!(server.requests(), 2);
+    }
+
+    #[test]
+    fn an_object_that_changed_its_size_is_named() {
+        let server = Server::start(content(), vec![]);
+        let error = storage().read_ranges(&server.url, 20_001, &[0..9]).unwrap_err();
+        assert!(error.to_string().contains("has 20000 bytes, but had 20001"), "{error}");
+    }
+
+    #[test]
+    fn ranges_come_back_as_asked_whether_read_together_or_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, content()).unwrap();
+        let ranges = [9000..9100, 0..10, 8..8, 5..7, 10..12, 19_990..20_000, 9050..9051];
+        let server = Server::start(content(), vec![]);
+        for path in [&path, &server.url] {
+            let bytes = storage().read_ranges(path, 20_000, &ranges).unwrap();
+            for (bytes, range) in bytes.iter().zip(&ranges) {
+                assert_eq!(bytes[..], content()[range.start as usize..range.end as usize]);
+            }
+        }
+        assert_eq!(server.requests(), 1);
+        let error = storage().read_ranges(&path, 20_000, &[0..20_001]).unwrap_err();
+        assert!(error.to_string().contains("has no bytes 0..20001"), "{error}");
+        assert_eq!(coalesced(&[20..30, 0..10, 11..12], 5), [0..12, 20..30]);
+    }
+
+    #[test]
+    fn a_web_server_s_folder_is_refused_since_it_gives_no_listing() {
+        let server = Server::start(content(), vec![]);
+        let folder = server.url.with_file_name("data");
+        let error = crate::source::Source::find(&folder, &storage()).err().unwrap();
+        assert!(error.to_string().contains("web servers give no listings"), "{error}");
+    }
+}
