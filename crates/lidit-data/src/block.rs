@@ -57,8 +57,7 @@ impl Columns<'_> {
         let wanted = |path: &[String]| {
             let root = path.first().map(String::as_str);
             let is_picture = path.len() == 1 || path.get(1).is_some_and(|leaf| leaf == "bytes");
-            root.is_some()
-                && (root == self.caption || root == self.synthetic || (root == self.image && is_picture))
+            root.is_some() && (root == self.caption || root == self.synthetic || (root == self.image && is_picture))
         };
         let leaves = (0..schema.num_columns()).filter(|leaf| wanted(schema.column(*leaf).path().parts()));
         ProjectionMask::leaves(schema, leaves)

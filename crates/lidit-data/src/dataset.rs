@@ -173,11 +173,13 @@ impl Dataset {
         for (number, block) in self.inner.set.blocks.iter().enumerate() {
             let mut found = None;
             let places: Vec<u64> = (0..block.ids.end - block.ids.start).collect();
-            self.inner.set.read_block(number, &places, self.columns(None), |id, row| {
-                if found.is_none() && row.captions.iter().any(|own| own == caption) {
-                    found = Some(id);
-                }
-            })?;
+            self.inner
+                .set
+                .read_block(number, &places, self.columns(None), |id, row| {
+                    if found.is_none() && row.captions.iter().any(|own| own == caption) {
+                        found = Some(id);
+                    }
+                })?;
             if found.is_some() {
                 return Ok(found);
             }

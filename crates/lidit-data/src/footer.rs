@@ -191,7 +191,11 @@ impl Kept {
 // Before a footer lies its index, about as long: one request for both.
 fn widened(range: &Range<u64>, bytes: u64) -> Range<u64> {
     let len = range.end - range.start;
-    let start = if range.end + 8 == bytes { range.start.saturating_sub(len) } else { range.start };
+    let start = if range.end + 8 == bytes {
+        range.start.saturating_sub(len)
+    } else {
+        range.start
+    };
     start..range.end
 }
 

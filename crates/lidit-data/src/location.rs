@@ -68,6 +68,17 @@ impl Url {
         }))
     }
 
+    /// Refuses a web server's folder.
+    pub fn check_listable(&self) -> Result<(), DataError> {
+        if self.scheme != Scheme::Web {
+            return Ok(());
+        }
+        Err(DataError::Location {
+            path: self.text().into(),
+            problem: "web servers give no listings: name a .parquet file or a manifest.json".to_owned(),
+        })
+    }
+
     /// The same store's object `key`, as a path.
     pub fn with_key(&self, key: &str) -> PathBuf {
         PathBuf::from(format!("{}/{key}", self.store))
@@ -113,10 +124,7 @@ mod tests {
         assert_eq!(parts("gs://b"), some(Scheme::Gcs, "gs://b", ""));
         assert_eq!(parts("s3://b/a?.parquet"), some(Scheme::S3, "s3://b", "a?.parquet"));
         let account = "abfss://c@account.dfs.core.windows.net";
-        assert_eq!(
-            parts(&format!("{account}/x y")),
-            some(Scheme::Azure, account, "x y")
-        );
+        assert_eq!(parts(&format!("{account}/x y")), some(Scheme::Azure, account, "x y"));
         let (_, store, key, query) = parts("https://h:8/a.parquet?sig=1/2");
         assert_eq!((store.as_str(), key.as_str()), ("https://h:8", "a.parquet"));
         assert_eq!(query.as_deref(), Some("sig=1/2"));

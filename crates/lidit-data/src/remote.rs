@@ -1,27 +1,23 @@
 //! Objects behind URLs: one client a store, retries, deadlines.
 
 use std::collections::HashMap;
-use std::error::Error;
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
-use std::path::Path;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
-use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
-use object_store::http::HttpBuilder;
 use object_store::path::Path as Key;
-use object_store::{ClientConfigKey, ClientOptions, GetOptions, GetRange, ObjectStore, ObjectStoreExt, RetryConfig};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::client::connect;
 use crate::error::DataError;
+use crate::failure::{Failure, chain, silence};
 use crate::location::{Scheme, Url};
 
 // Requests in flight, over all threads of the process.
@@ -32,14 +28,6 @@ const REQUESTS_A_CALL: usize = 16;
 
 // A longer range is asked for in pieces of this size: a slow network then fails a piece, not a whole row group.
 const PIECE_BYTES: u64 = 8 << 20;
-
-// Where machines of the clouds hand out credentials: whoever has none in the environment ends up there.
-const CREDENTIAL_PATHS: [&str; 4] = [
-    "/latest/api/token",
-    "/latest/meta-data",
-    "/computeMetadata/",
-    "/metadata/identity",
-];
 
 /// How long and how often a request is tried.
 #[derive(Clone, Copy, Debug)]
@@ -64,9 +52,9 @@ impl Limits {
         attempts: 8,
         first_wait: Duration::from_millis(100),
         longest_wait: Duration::from_secs(10),
-        request: Duration::from_secs(60),
+        request: Duration::from_mins(1),
         stall: Duration::from_secs(20),
-        total: Duration::from_secs(180),
+        total: Duration::from_mins(3),
     };
 }
 
@@ -81,16 +69,6 @@ struct Shared {
     runtime: Runtime,
     stores: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
     permits: Semaphore,
-}
-
-/// Why a try failed.
-enum Failure {
-    /// Another try may do better.
-    Passing(String),
-    /// It would not.
-    Lasting(String),
-    /// There is no such object.
-    Missing(String),
 }
 
 impl Remote {
@@ -116,7 +94,8 @@ impl Remote {
                 return Ok((len, this.range(&own, len, range).await?));
             }
             let what = format!("the last {bytes} bytes");
-            this.retry(&own, &what, || this.get(&own, GetRange::Suffix(bytes))).await
+            this.retry(&own, &what, || this.get(&own, GetRange::Suffix(bytes)))
+                .await
         })
     }
 
@@ -247,9 +226,7 @@ impl Remote {
             }
         }
         if received != expected {
-            return Err(Failure::Passing(format!(
-                "ended after {received} of {expected} bytes"
-            )));
+            return Err(Failure::Passing(format!("ended after {received} of {expected} bytes")));
         }
         Ok((size, concat(pieces)))
     }
@@ -324,7 +301,7 @@ impl Remote {
         if let Some(store) = stores.get(&id) {
             return Ok(store.clone());
         }
-        let store = connect(url, &id, &self.limits).map_err(|error| Failure::Lasting(chain(&error)))?;
+        let store = connect(url.scheme, &id, &self.limits).map_err(|error| Failure::Lasting(chain(&error)))?;
         // A signed address is of one file: clients of thousands would only pile up.
         if url.query.is_none() {
             stores.insert(id, store.clone());
@@ -349,68 +326,6 @@ impl Shared {
             permits: Semaphore::new(REQUESTS),
         })
     }
-}
-
-impl Failure {
-    fn of(url: &Url, error: &object_store::Error) -> Self {
-        use object_store::Error as E;
-        let text = chain(error);
-        let hinted = || format!("{text}; {}", hint(url.scheme));
-        match error {
-            E::NotFound { .. } => Self::Missing(text),
-            E::PermissionDenied { .. } | E::Unauthenticated { .. } => Self::Lasting(hinted()),
-            E::InvalidPath { .. } | E::NotSupported { .. } | E::NotImplemented { .. } => Self::Lasting(text),
-            E::UnknownConfigurationKey { .. } | E::Precondition { .. } => Self::Lasting(text),
-            _ if CREDENTIAL_PATHS.iter().any(|path| text.contains(path)) => Self::Lasting(hinted()),
-            _ if lasts(&text) => Self::Lasting(hinted()),
-            _ => Self::Passing(text),
-        }
-    }
-}
-
-// The status is nowhere but in the text. An unknown text is tried again, which is slower but never wrong.
-fn lasts(text: &str) -> bool {
-    let status = text.split("non-2xx status code: ").nth(1).unwrap_or_default();
-    let client_error = status.starts_with('4') && !["408", "429"].iter().any(|passing| status.starts_with(passing));
-    client_error
-        || text.contains("redirect without LOCATION")
-        || text.contains("non-partial response when range requested")
-        || status.starts_with('3')
-}
-
-fn hint(scheme: Scheme) -> &'static str {
-    match scheme {
-        Scheme::S3 => {
-            "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL \
-             (AWS_SKIP_SIGNATURE=true for a public bucket)"
-        }
-        Scheme::Gcs => "check GOOGLE_APPLICATION_CREDENTIALS (GOOGLE_SKIP_SIGNATURE=true for a public bucket)",
-        Scheme::Azure => {
-            "check AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY (AZURE_SKIP_SIGNATURE=true for a public container)"
-        }
-        Scheme::Web => "the server must give this file to anyone and answer range requests",
-    }
-}
-
-fn silence(limit: Duration) -> String {
-    format!("no answer for {} s", limit.as_secs_f32())
-}
-
-// An error with the causes that its own text leaves out, on one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    let line: Vec<&str> = text.split_whitespace().collect();
-    let line = line.join(" ");
-    let end = line.char_indices().nth(600).map_or(line.len(), |(at, _)| at);
-    line[..end].to_owned()
 }
 
 // From half the wait to all of it, so that ranks that failed together don't come back together.
@@ -453,60 +368,4 @@ fn concat(mut pieces: Vec<Bytes>) -> Bytes {
         all.extend_from_slice(&piece);
     }
     all.freeze()
-}
-
-// Whatever the environment says, a request has an end; retries are this module's alone, so that they are counted once.
-fn connect(url: &Url, id: &str, limits: &Limits) -> object_store::Result<Arc<dyn ObjectStore>> {
-    let retry = RetryConfig {
-        max_retries: 0,
-        ..RetryConfig::default()
-    };
-    let seconds = |limit: Duration| format!("{}ms", limit.as_millis());
-    let (request, stall) = (seconds(limits.request), seconds(limits.stall));
-    let options = [
-        (ClientConfigKey::Timeout, &request),
-        (ClientConfigKey::ReadTimeout, &stall),
-    ];
-    Ok(match url.scheme {
-        Scheme::S3 => {
-            let builder = AmazonS3Builder::from_env().with_url(id).with_retry(retry);
-            let builder = options.into_iter().fold(builder, |builder, (key, value)| {
-                builder.with_config(AmazonS3ConfigKey::Client(key), value)
-            });
-            Arc::new(builder.build()?)
-        }
-        Scheme::Gcs => {
-            let builder = GoogleCloudStorageBuilder::from_env().with_url(id).with_retry(retry);
-            let builder = options.into_iter().fold(builder, |builder, (key, value)| {
-                builder.with_config(GoogleConfigKey::Client(key), value)
-            });
-            Arc::new(builder.build()?)
-        }
-        Scheme::Azure => {
-            let builder = MicrosoftAzureBuilder::from_env().with_url(id).with_retry(retry);
-            let builder = options.into_iter().fold(builder, |builder, (key, value)| {
-                builder.with_config(AzureConfigKey::Client(key), value)
-            });
-            Arc::new(builder.build()?)
-        }
-        Scheme::Web => {
-            let options = ClientOptions::new()
-                .with_allow_http(true)
-                .with_timeout(limits.request)
-                .with_read_timeout(limits.stall);
-            let builder = HttpBuilder::new().with_url(id).with_retry(retry);
-            Arc::new(builder.with_client_options(options).build()?)
-        }
-    })
-}
-
-/// Whether `path` is something that can't be listed.
-pub(crate) fn check_listable(path: &Path, url: &Url) -> Result<(), DataError> {
-    if url.scheme != Scheme::Web {
-        return Ok(());
-    }
-    Err(DataError::Location {
-        path: path.to_owned(),
-        problem: "web servers give no listings: name a .parquet file or a manifest.json".to_owned(),
-    })
 }

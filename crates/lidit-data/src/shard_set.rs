@@ -51,7 +51,10 @@ impl ShardSet {
         };
         let mut hasher = Sha256::new();
         // Waiting for a server takes no core, reading a local footer takes little else.
-        let waiting = files.first().filter(|file| is_remote(file)).map(|_| threads(REMOTE_FOOTERS));
+        let waiting = files
+            .first()
+            .filter(|file| is_remote(file))
+            .map(|_| threads(REMOTE_FOOTERS));
         let waiting = waiting.transpose()?;
         let open = |file: &PathBuf| Opened::read(&storage, file);
         for files in files.chunks(SHARDS_AT_ONCE) {
@@ -65,12 +68,20 @@ impl ShardSet {
         set.shards.shrink_to_fit();
         set.blocks.shrink_to_fit();
         // The manifest's digest is that of the content, wherever it lies and however it is laid out.
-        set.digest = set.manifest.as_ref().map_or_else(|| hex(&hasher.finalize()), Manifest::digest);
+        set.digest = set
+            .manifest
+            .as_ref()
+            .map_or_else(|| hex(&hasher.finalize()), Manifest::digest);
         Ok(set)
     }
 
     fn push(&mut self, opened: Opened) -> Result<(), DataError> {
-        let Opened { mut shard, starts, footer, .. } = opened;
+        let Opened {
+            mut shard,
+            starts,
+            footer,
+            ..
+        } = opened;
         let number = self.shards.len();
         self.check_entry(&shard)?;
         shard.first_id = self.rows();
@@ -244,7 +255,7 @@ mod tests {
 
     // Noise, so that a picture compresses no better than one: row 7 is null.
     fn picture(row: usize) -> Option<Vec<u8>> {
-        let byte = |at: usize| ((row + 1) * (at + 3) * 2_654_435_761 >> 11) as u8;
+        let byte = |at: usize| (((row + 1) * (at + 3) * 2_654_435_761) >> 11) as u8;
         (row != 7).then(|| (0..300 + row % 50).map(byte).collect())
     }
 
@@ -340,7 +351,13 @@ mod tests {
         let set = ShardSet::open(folder.path()).unwrap();
         assert_eq!(set.rows(), 2 * ROWS as u64);
         let block = set.block_of(400);
-        assert_eq!(set.blocks[block], Block { shard: 1, ids: 380..450 });
+        assert_eq!(
+            set.blocks[block],
+            Block {
+                shard: 1,
+                ids: 380..450
+            }
+        );
         assert_eq!(set.place(400), (folder.path().join("b.parquet"), 100));
         let mut ids = Vec::new();
         let each = |id, row: RawRow| ids.push((id, row.image.map(|image| image.to_vec())));
@@ -361,7 +378,9 @@ mod tests {
         write(&path, usual_columns(), properties);
         let ends = block_ends(&ShardSet::open(&path).unwrap());
         assert_eq!(ends.len(), 4, "{ends:?}");
-        let lens = ends.iter().scan(0, |start, end| Some(end - std::mem::replace(start, *end)));
+        let lens = ends
+            .iter()
+            .scan(0, |start, end| Some(end - std::mem::replace(start, *end)));
         assert!(lens.take(3).all(|rows| (64..128).contains(&rows)), "{ends:?}");
         check_usual(&ShardSet::open(&path).unwrap(), &(0..ROWS as u64).collect::<Vec<_>>());
     }
@@ -389,7 +408,12 @@ mod tests {
             structs(large, Some(vec![true, false, true, true])),
         ];
         let strings = vec![Some("one"), None, Some(""), Some("four")];
-        let lists = [Some(vec![Some("one")]), None, Some(vec![Some("")]), Some(vec![Some("four"), None])];
+        let lists = [
+            Some(vec![Some("one")]),
+            None,
+            Some(vec![Some("")]),
+            Some(vec![Some("four"), None]),
+        ];
         let mut list = ListBuilder::new(StringBuilder::new());
         let mut large_list = LargeListBuilder::new(StringDictionaryBuilder::<Int32Type>::new());
         for item in lists {
@@ -420,7 +444,12 @@ mod tests {
                 let pictures: Vec<_> = read.iter().map(|(_, row)| row.image.as_deref()).collect();
                 assert_eq!(pictures, bytes, "{:?}", image.data_type());
                 let texts: Vec<_> = read.iter().map(|(_, row)| row.synthetic.clone()).collect();
-                assert_eq!(texts, [vec!["one"], vec![], vec![""], vec!["four"]], "{:?}", caption.data_type());
+                assert_eq!(
+                    texts,
+                    [vec!["one"], vec![], vec![""], vec!["four"]],
+                    "{:?}",
+                    caption.data_type()
+                );
             }
         }
     }
@@ -439,7 +468,10 @@ mod tests {
             write_columns(&path, vec![("caption", column)]);
             let set = ShardSet::open(&path).unwrap();
             let message = set.shards[0].check_caption_column("caption").unwrap_err().to_string();
-            assert!(message.contains(&format!("column `caption` is {name}; data.caption_column")), "{message}");
+            assert!(
+                message.contains(&format!("column `caption` is {name}; data.caption_column")),
+                "{message}"
+            );
         }
     }
 
@@ -469,7 +501,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         write_set(folder.path(), 23, 9, 4);
         let digest = ShardSet::open(&folder.path().join("*.parquet")).unwrap().digest();
-        assert_eq!(digest, "9b9569f23016484bfa801f81084e7a4cd5b8fb96406ce2a40a76fbdbf13cffc8");
+        assert_eq!(
+            digest,
+            "9b9569f23016484bfa801f81084e7a4cd5b8fb96406ce2a40a76fbdbf13cffc8"
+        );
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl Source {
         if let Some(text) = read(&manifest)? {
             return Self::of_manifest(&manifest, Manifest::parse(&manifest, &text)?);
         }
-        let mut files = storage.list(path, url)?;
+        let mut files = storage.list(url)?;
         files.retain(|file| has_extension(&file.to_string_lossy(), "parquet"));
         Self::sorted(path, files)
     }
@@ -99,7 +99,7 @@ impl Source {
             ..MatchOptions::default()
         };
         let store = format!("{}/", url.store);
-        let mut files = storage.list(path, &prefix)?;
+        let mut files = storage.list(&prefix)?;
         files.retain(|file| {
             let file = file.to_string_lossy();
             let key = file.strip_prefix(&store);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::error::DataError;
 use crate::location::Url;
-use crate::remote::{Limits, Remote, check_listable};
+use crate::remote::{Limits, Remote};
 
 // Ranges this close are read as one: a request costs what reading so much costs, at about 50 MB/s and 20 ms for a
 // remote one, 2 GB/s and 2 us for a local one.
@@ -86,8 +86,8 @@ impl Storage {
     }
 
     /// Every object below a prefix of a store, sorted.
-    pub fn list(&self, path: &Path, prefix: &Url) -> Result<Vec<PathBuf>, DataError> {
-        check_listable(path, prefix)?;
+    pub fn list(&self, prefix: &Url) -> Result<Vec<PathBuf>, DataError> {
+        prefix.check_listable()?;
         let keys = self.remote()?.list(prefix)?;
         Ok(keys.iter().map(|key| prefix.with_key(key)).collect())
     }
@@ -198,7 +198,8 @@ mod tests {
                         Some(Answer::Cut(sent) | Answer::Stall(sent)) => sent,
                         Some(Answer::Close) => continue,
                         Some(Answer::Status(status)) => {
-                            let text = format!("HTTP/1.1 {status} No\r\ncontent-length: 4\r\nconnection: close\r\n\r\nbusy");
+                            let text =
+                                format!("HTTP/1.1 {status} No\r\ncontent-length: 4\r\nconnection: close\r\n\r\nbusy");
                             stream.write_all(text.as_bytes()).unwrap();
                             continue;
                         }
@@ -243,9 +244,15 @@ mod tests {
     fn answer(request: &str, content: &[u8]) -> (String, Vec<u8>) {
         let len = content.len();
         if !request.contains(" /a.parquet") {
-            return ("HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 4\r\n\r\n".into(), b"gone".into());
+            return (
+                "HTTP/1.1 404 Not Found\r\nconnection: close\r\ncontent-length: 4\r\n\r\n".into(),
+                b"gone".into(),
+            );
         }
-        let range = request.split("range: bytes=").nth(1).and_then(|rest| rest.split("\r\n").next());
+        let range = request
+            .split("range: bytes=")
+            .nth(1)
+            .and_then(|rest| rest.split("\r\n").next());
         let (start, end) = match range.and_then(|range| range.split_once('-')) {
             Some(("", tail)) => (len.saturating_sub(tail.parse().unwrap()), len),
             Some((start, end)) => (start.parse().unwrap(), end.parse::<usize>().unwrap() + 1),
@@ -260,11 +267,17 @@ mod tests {
     }
 
     fn content() -> Vec<u8> {
-        (0..20_000_u32).map(|at| (at * 7 >> 3) as u8).collect()
+        (0..20_000_u32).map(|at| ((at * 7) >> 3) as u8).collect()
     }
 
     fn storage() -> Storage {
         Storage::with_limits(QUICK)
+    }
+
+    fn read_one(path: &Path, len: u64, range: Range<u64>) -> Result<Bytes, DataError> {
+        Ok(storage()
+            .read_ranges(path, len, std::slice::from_ref(&range))?
+            .remove(0))
     }
 
     #[test]
@@ -281,8 +294,8 @@ mod tests {
         ];
         for (number, failure) in failures.into_iter().enumerate() {
             let server = Server::start(content(), vec![failure, failure]);
-            let bytes = storage().read_ranges(&server.url, 20_000, &[100..300]).unwrap();
-            assert_eq!(bytes[0], content()[100..300], "failure {number}");
+            let bytes = read_one(&server.url, 20_000, 100..300).unwrap();
+            assert_eq!(bytes, content()[100..300], "failure {number}");
             assert_eq!(server.requests(), 3, "failure {number}");
         }
     }
@@ -291,9 +304,12 @@ mod tests {
     fn the_last_error_names_url_range_tries_and_what_the_server_said() {
         let fail = |answer| {
             let server = Server::start(content(), vec![answer; 4]);
-            let error = storage().read_ranges(&server.url, 20_000, &[100..300]).unwrap_err().to_string();
+            let error = read_one(&server.url, 20_000, 100..300).unwrap_err().to_string();
             assert_eq!(server.requests(), 4);
-            assert!(error.starts_with(&format!("{}: can't read bytes 100..300:", server.url.display())), "{error}");
+            assert!(
+                error.starts_with(&format!("{}: can't read bytes 100..300:", server.url.display())),
+                "{error}"
+            );
             assert!(error.ends_with("(tried 4 times)"), "{error}");
             error
         };
@@ -308,7 +324,10 @@ mod tests {
         for status in [400, 401, 403] {
             let server = Server::start(content(), vec![Answer::Status(status); 4]);
             let error = storage().read_tail(&server.url, 10).unwrap_err().to_string();
-            assert!(error.contains(&status.to_string()) && error.ends_with("(tried 1 times)"), "{error}");
+            assert!(
+                error.contains(&status.to_string()) && error.ends_with("(tried 1 times)"),
+                "{error}"
+            );
             assert_eq!(server.requests(), 1);
         }
         let server = Server::start(content(), vec![]);
@@ -331,7 +350,7 @@ mod tests {
     #[test]
     fn an_object_that_changed_its_size_is_named() {
         let server = Server::start(content(), vec![]);
-        let error = storage().read_ranges(&server.url, 20_001, &[0..9]).unwrap_err();
+        let error = read_one(&server.url, 20_001, 0..9).unwrap_err();
         assert!(error.to_string().contains("has 20000 bytes, but had 20001"), "{error}");
     }
 
@@ -349,7 +368,7 @@ mod tests {
             }
         }
         assert_eq!(server.requests(), 1);
-        let error = storage().read_ranges(&path, 20_000, &[0..20_001]).unwrap_err();
+        let error = read_one(&path, 20_000, 0..20_001).unwrap_err();
         assert!(error.to_string().contains("has no bytes 0..20001"), "{error}");
         assert_eq!(coalesced(&[20..30, 0..10, 11..12], 5), [0..12, 20..30]);
     }

@@ -22,7 +22,7 @@ use parquet::file::properties::{WriterProperties, WriterVersion};
 static MEMORY: Cap<System> = Cap::new(System, 256 << 20);
 
 const ROWS: usize = 90;
-const CHANGES: usize = 700;
+const CHANGES: usize = 500;
 
 fn images() -> BinaryArray {
     let byte = |row: usize, at: usize| (((row + 1) * (at + 3) * 40_503) >> 5) as u8;
