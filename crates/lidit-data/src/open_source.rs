@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use crate::block::Columns;
 use crate::captions::Captions;
 use crate::config::SourceColumns;
 use crate::error::DataError;
-use crate::row_group::Columns;
 use crate::shard_set::ShardSet;
 
 /// A source's shards and columns; its ids go on from the source before.
