@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use crate::config::DataConfig;
 use crate::error::DataError;
+use crate::image::Limits;
 use crate::manifest::Manifest;
 use crate::order::{Draw, SampleOrder, Share};
 use crate::row_group::Columns;
@@ -209,9 +210,10 @@ impl Dataset {
         let columns = self.columns(Some(&self.inner.config.image_column));
         self.inner.set.read(&missing, columns, |id, row| raw.push((id, row)))?;
         let side = self.inner.config.image_size;
+        let limits = Limits::new(1);
         let decoded: Vec<_> = raw
             .into_par_iter()
-            .map(|(id, row)| (id, Sample::decode(id, row, side)))
+            .map(|(id, row)| (id, Sample::decode(id, row, (side, side), &limits)))
             .collect();
         for (id, result) in decoded {
             found.insert(id, self.keep(id, result));

@@ -1,6 +1,6 @@
 //! One picture with its captions, decoded.
 
-use crate::image::{centre_square, decode};
+use crate::image::{Limits, decode_cropped};
 use crate::row_group::RawRow;
 
 /// A decoded row.
@@ -10,35 +10,61 @@ pub struct Sample {
     pub id: u64,
     /// The captions it may be shown with; at least one, which may be empty.
     pub captions: Vec<String>,
-    /// RGB, row by row: `[S, S, 3]`, 0 to 255.
+    /// RGB, row by row: `[H, W, 3]`, 0 to 255.
     pub pixels: Vec<u8>,
-    /// The side `S`.
-    pub image_size: usize,
+    /// The width `W`.
+    pub width: usize,
+    /// The height `H`.
+    pub height: usize,
 }
 
 impl Sample {
-    /// Writes the picture as `[3, S, S]` in [-1, 1] into `out`, which has that many elements.
+    /// Writes the picture as `[3, H, W]` in [-1, 1] into `out`, which has that many elements.
     pub fn write_chw(&self, out: &mut [f32]) {
-        let area = self.image_size * self.image_size;
-        for (index, pixel) in self.pixels.chunks_exact(3).enumerate() {
-            for (channel, value) in pixel.iter().enumerate() {
-                out[channel * area + index] = f32::from(*value) / 127.5 - 1.0;
-            }
+        let (red, rest) = out.split_at_mut(self.width * self.height);
+        let (green, blue) = rest.split_at_mut(red.len());
+        let planes = red.iter_mut().zip(green).zip(blue);
+        for (pixel, ((red, green), blue)) in self.pixels.as_chunks().0.iter().zip(planes) {
+            [*red, *green, *blue] = pixel.map(|value| f32::from(value) / 127.5 - 1.0);
         }
     }
 
-    /// Decodes a row, or says why it can't be used.
-    pub(crate) fn decode(id: u64, row: RawRow, side: u32) -> Result<Self, String> {
+    /// Decodes a row to `size` (width, height), or says why it can't be used.
+    pub(crate) fn decode(id: u64, row: RawRow, size: (u32, u32), limits: &Limits) -> Result<Self, String> {
         if row.captions.is_empty() {
             return Err("its caption is null".to_owned());
         }
         let bytes = row.image.ok_or("its picture is null")?;
-        let picture = centre_square(decode(&bytes)?, side);
+        let picture = decode_cropped(&bytes, size, limits)?;
         Ok(Self {
             id,
             captions: row.captions,
             pixels: picture.into_raw(),
-            image_size: side as usize,
+            width: size.0 as usize,
+            height: size.1 as usize,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::float_cmp, reason = "the same expression of the same integers")]
+
+    use super::*;
+
+    #[test]
+    fn colours_become_planes_from_minus_one_to_one() {
+        let sample = Sample {
+            id: 0,
+            captions: vec![],
+            pixels: vec![0, 51, 255, 102, 204, 153],
+            width: 2,
+            height: 1,
+        };
+        let mut planes = [9.0; 6];
+        sample.write_chw(&mut planes);
+        let expected = [0, 102, 51, 204, 255, 153].map(|value: u8| f32::from(value) / 127.5 - 1.0);
+        assert_eq!(planes, expected);
+        assert_eq!((planes[0], planes[4]), (-1.0, 1.0));
     }
 }
