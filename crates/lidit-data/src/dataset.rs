@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::bucket::Bucket;
 use crate::config::DataConfig;
 use crate::error::DataError;
+use crate::image::Limits;
 use crate::layout::Layout;
 use crate::manifest::{Manifest, hex};
 use crate::members::Members;
@@ -165,7 +166,7 @@ impl Dataset {
             height: side,
         };
         let decoded = found.ok_or_else(|| "it was not found".to_owned());
-        let decoded = decoded.and_then(|row| Sample::decode(id, row, size));
+        let decoded = decoded.and_then(|row| Sample::decode(id, row, size, &self.limits()));
         decoded.map_err(|reason| {
             let (shard, row) = self.source_of(id).place(id);
             DataError::Unusable { shard, row, reason }
@@ -241,7 +242,7 @@ impl Dataset {
 
     /// Decodes a row and remembers it, where the set fits into memory.
     pub(crate) fn decode(&self, id: u64, row: Row, size: Bucket) -> Result<Arc<Sample>, String> {
-        let sample = Arc::new(Sample::decode(id, row, size)?);
+        let sample = Arc::new(Sample::decode(id, row, size, &self.limits())?);
         if let Some(cache) = &self.inner.cache {
             lock(cache).insert(id, sample.clone());
         }
@@ -258,6 +259,10 @@ impl Dataset {
     #[cfg(test)]
     pub(crate) fn holders(&self) -> usize {
         Arc::strong_count(&self.inner)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits::new(self.inner.config.min_side)
     }
 
     // Ids ascend over sources, so rows come source by source.

@@ -10,7 +10,7 @@ use image::RgbImage;
 use twemoji_assets::png::PngTwemojiAsset;
 
 use crate::error::DataError;
-use crate::image::{centre_square, decode, to_png};
+use crate::image::{Limits, centre_square, decode, to_png};
 use crate::manifest::{Licence, Manifest};
 use crate::writer::{Record, ShardWriter, WriterConfig};
 
@@ -184,7 +184,7 @@ fn record(group: EmojiGroup, emoji: &Emoji, asset: &PngTwemojiAsset, size: Optio
         what: format!("emoji {} ({})", emoji.as_str(), emoji.name()),
         reason,
     };
-    let picture: RgbImage = decode(asset).map_err(wrap)?;
+    let picture: RgbImage = decode(asset, &Limits::new(1)).map_err(wrap)?;
     let picture = match size {
         Some(side) => centre_square(picture, side),
         None => picture,

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use crate::config::SourceColumns;
 use crate::dataset::Quarantined;
 use crate::error::DataError;
+use crate::image::Limits;
 use crate::open_source::{OpenSource, Wanted};
 use crate::sample::check_row;
 
@@ -39,6 +40,7 @@ pub fn verify(
 ) -> Result<Verification, DataError> {
     let source = OpenSource::open(path, columns, 0)?;
     let rows = source.end();
+    let limits = Limits::new(min_side);
     let done = AtomicU64::new(0);
     let found: Mutex<Verification> = Mutex::new(Verification {
         rows,
@@ -52,7 +54,7 @@ pub fn verify(
         let mut met = 0;
         let read = source.read(&ids, Wanted::All, |id, row| {
             met += 1;
-            match check_row(&row, min_side) {
+            match check_row(&row, &limits) {
                 Ok(()) => note(&|found| found.usable += 1),
                 Err(reason) => {
                     let (shard, row) = source.place(id);
