@@ -7,8 +7,8 @@ use crate::error::DataError;
 /// The sizes of a set: about `side * side` pixels each, both sides multiples of `step`, neither more than `max_ratio`
 /// times the other.
 ///
-/// The rule of NovelAI's aspect-ratio bucketing: for each width the tallest height that stays within the area, so that
-/// every bucket costs the network nearly the same.
+/// The rule of `NovelAI`'s aspect-ratio bucketing: for each width the tallest height that stays within the area, so that
+/// every bucket costs the network nearly the same; those of half the area or less, where the ratio cuts them, are none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BucketGrid {
@@ -54,7 +54,8 @@ impl BucketGrid {
         widths
             .filter_map(|width| {
                 let height = (units * units / width).min(width * ratio);
-                (height > 0 && width <= height * ratio).then_some(Bucket {
+                let is_large = 2 * width * height > units * units;
+                (is_large && width <= height * ratio).then_some(Bucket {
                     width: width * self.step,
                     height: height * self.step,
                 })
