@@ -9,6 +9,7 @@
 mod ahead;
 mod batch;
 mod bucket;
+mod build;
 mod config;
 mod dataset;
 mod emoji;
@@ -27,6 +28,7 @@ mod philox;
 mod row_group;
 mod sample;
 mod shard;
+mod shard_file;
 mod shard_set;
 mod source;
 mod subset;
@@ -36,9 +38,13 @@ mod writer;
 
 pub use batch::MicroBatch;
 pub use bucket::{Bucket, BucketGrid};
+pub use build::{
+    Build, BuildProgress, BuildSource, BuildStart, Built, FolderSource, ListSource, OnBad, ParquetSource, ShardSize,
+    SkippedRow, SourceKind, TarSource, build,
+};
 pub use config::DataConfig;
 pub use dataset::{Dataset, Quarantined};
-pub use emoji::{EmojiBuild, EmojiGroup, build_emoji};
+pub use emoji::{EmojiBuild, EmojiGroup, EmojiPackage, EmojiStyle, StyledEmojiBuild, build_emoji, build_emoji_styles};
 pub use error::DataError;
 pub use feature_file::FeatureFile;
 pub use feature_loader::FeatureLoader;
@@ -46,7 +52,7 @@ pub use feature_row::{FeatureRow, PromptFeatures};
 pub use feature_set::{FeatureSet, FeatureSource, SampleFeatures};
 pub use inspect::{CaptionStats, ColumnInfo, ImageStats, Inspection, inspect};
 pub use loader::{Loader, LoaderConfig};
-pub use manifest::{FORMAT_VERSION, Licence, Manifest, ManifestColumn, ManifestShard};
+pub use manifest::{FORMAT_VERSION, Licence, Manifest, ManifestColumn, ManifestFile, ManifestShard};
 pub use order::{Draw, Place, SampleOrder, Share};
 pub use permutation::KeyedPermutation;
 pub use philox::{SampleRng, Stream, philox4x32};
