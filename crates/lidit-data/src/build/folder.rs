@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -168,8 +169,13 @@ fn walk(folder: &Path, prefix: &str, above: &mut Vec<PathBuf>, found: &mut Vec<F
                 problem: "its name is not UTF-8: rename it".to_owned(),
             });
         };
-        let metadata = fs::metadata(&path).map_err(DataError::io(&path))?;
-        if metadata.is_file() {
+        let metadata = match fs::metadata(&path) {
+            // A link to nothing: a picture that can't be read, or no matter of ours.
+            Err(error) if error.kind() == ErrorKind::NotFound => fs::symlink_metadata(&path),
+            found => found,
+        };
+        let metadata = metadata.map_err(DataError::io(&path))?;
+        if metadata.is_file() || metadata.is_symlink() {
             files.insert(name, metadata);
         } else if metadata.is_dir() {
             let real = fs::canonicalize(&path).map_err(DataError::io(&path))?;

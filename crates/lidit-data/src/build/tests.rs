@@ -453,6 +453,30 @@ fn an_input_without_a_usable_row_is_an_error_that_leaves_the_earlier_set() {
     assert_eq!(fs::read_dir(input.parent().unwrap()).unwrap().count(), 2);
 }
 
+#[cfg(unix)]
+#[test]
+fn links_are_followed_and_one_to_nothing_or_in_a_circle_is_named() {
+    use std::os::unix::fs::symlink;
+    let (_folder, input, out) = place();
+    let elsewhere = input.with_file_name("elsewhere");
+    write(&elsewhere, &[("a.png", &png(4, 4, 1)), ("a.txt", b"linked")]);
+    symlink(&elsewhere, input.join("sub")).unwrap();
+    symlink("nothing", input.join("b.png")).unwrap();
+    symlink("nothing", input.join("c")).unwrap();
+    fs::write(input.join("b.txt"), "gone").unwrap();
+    let built = build(&request(folder_source(&input)), &out, |_| {}).unwrap();
+    assert_eq!(texts(&out, "key"), ["sub/a.png"]);
+    assert_reasons(&built, &[(0, "b.png: no file")]);
+    symlink(&input, elsewhere.join("back")).unwrap();
+    let message = build(&request(folder_source(&input)), &out, |_| {})
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("sub/back: links to a folder that it lies in"),
+        "{message}"
+    );
+}
+
 // Pictures of several shapes, one in five without a caption.
 fn write_shapes(input: &Path, count: u32) {
     for number in 0..count {

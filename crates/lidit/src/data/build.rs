@@ -91,7 +91,7 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Known {
-    /// Twemoji pictures with captions from their Unicode names (art CC-BY 4.0, see the manifest).
+    /// Emoji with captions from their Unicode names: Twemoji's, or several styles (licences in the manifest).
     Emoji(emoji::Args),
 }
 
@@ -143,7 +143,11 @@ fn describe(built: &Built, out: &Path) -> Result<Outcome> {
     let bytes: u64 = manifest.shards.iter().map(|shard| shard.bytes).sum();
     let mut text = format!("{rows} rows in {shards} shards, {bytes} bytes: {}", out.display());
     if built.skipped > 0 {
-        write!(text, "\n{} rows were skipped, all listed in skipped.jsonl there:", built.skipped)?;
+        write!(
+            text,
+            "\n{} rows were skipped, all listed in skipped.jsonl there:",
+            built.skipped
+        )?;
         for row in &built.first_skipped {
             write!(text, "\n  {}: {}", row.place, row.reason)?;
         }
@@ -197,15 +201,26 @@ fn check_flags(args: &Args, kind: SourceKind) -> Result<()> {
     let flags = [
         ("--image-column", args.image_column.is_some(), [List, Parquet]),
         ("--caption-column", args.caption_column.is_some(), [List, Parquet]),
-        ("--synthetic-caption-column", args.synthetic_caption_column.is_some(), [List, Parquet]),
+        (
+            "--synthetic-caption-column",
+            args.synthetic_caption_column.is_some(),
+            [List, Parquet],
+        ),
         ("--image-key", !args.image_key.is_empty(), [Tar, Tar]),
         ("--caption-key", !args.caption_key.is_empty(), [Tar, Tar]),
         ("--json-field", args.json_field.is_some(), [Folder, Tar]),
-        ("--synthetic-caption-field", args.synthetic_caption_field.is_some(), [Folder, Tar]),
+        (
+            "--synthetic-caption-field",
+            args.synthetic_caption_field.is_some(),
+            [Folder, Tar],
+        ),
     ];
     for (flag, given, kinds) in flags {
         if given && !kinds.contains(&kind) {
-            bail!("{flag} means nothing for a {}: leave it out, or say what the input is with --from", kind.name());
+            bail!(
+                "{flag} means nothing for a {}: leave it out, or say what the input is with --from",
+                kind.name()
+            );
         }
     }
     Ok(())
@@ -278,7 +293,9 @@ fn bytes(text: &str) -> Result<u64, String> {
         "gib" => 1 << 30,
         other => return Err(format!("unknown unit `{other}`: take kB, MB, GB, KiB, MiB or GiB")),
     };
-    let number: u64 = number.parse().map_err(|_| "must begin with a whole number".to_owned())?;
+    let number: u64 = number
+        .parse()
+        .map_err(|_| "must begin with a whole number".to_owned())?;
     number.checked_mul(scale).ok_or_else(|| "is too large".to_owned())
 }
 
@@ -316,7 +333,10 @@ mod tests {
         let expected = "data build --from list --caption-column text --rows-per-shard 5";
         assert_eq!(recipe(&args, SourceKind::List), expected);
         let message = check_flags(&args, SourceKind::Folder).unwrap_err().to_string();
-        assert!(message.starts_with("--caption-column means nothing for a folder"), "{message}");
+        assert!(
+            message.starts_with("--caption-column means nothing for a folder"),
+            "{message}"
+        );
     }
 
     #[test]

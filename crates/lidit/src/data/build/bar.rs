@@ -55,7 +55,9 @@ impl Bar {
         match &told.start {
             BuildStart::New => {}
             BuildStart::Resumed { rows } => eprintln!("going on after {rows} rows of an earlier attempt"),
-            BuildStart::Over { reason } => eprintln!("an earlier attempt can't be gone on with ({reason}): starting over"),
+            BuildStart::Over { reason } => {
+                eprintln!("an earlier attempt can't be gone on with ({reason}): starting over")
+            }
         }
         if stderr().is_terminal() {
             let bar = told.total.map_or_else(ProgressBar::no_length, ProgressBar::new);
