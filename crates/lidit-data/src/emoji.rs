@@ -1,6 +1,8 @@
 //! The emoji set: Twemoji pictures with captions from their Unicode names and groups.
 
 mod caption;
+mod style;
+mod styled;
 
 use std::path::Path;
 use std::str::FromStr;
@@ -8,6 +10,9 @@ use std::str::FromStr;
 use emojis::{Emoji, Group};
 use image::RgbImage;
 use twemoji_assets::png::PngTwemojiAsset;
+
+pub use self::style::{EmojiPackage, EmojiStyle};
+pub use self::styled::{StyledEmojiBuild, build_emoji_styles};
 
 use crate::error::DataError;
 use crate::image::{Limits, centre_square, decode, to_png};
@@ -179,12 +184,12 @@ fn picture(emoji: &str) -> Option<&'static PngTwemojiAsset> {
     PngTwemojiAsset::from_emoji(emoji).or_else(|| PngTwemojiAsset::from_emoji(&emoji.replace('\u{FE0F}', "")))
 }
 
-fn record(group: EmojiGroup, emoji: &Emoji, asset: &PngTwemojiAsset, size: Option<u32>) -> Result<Record, DataError> {
+fn record(group: EmojiGroup, emoji: &Emoji, picture: &[u8], size: Option<u32>) -> Result<Record, DataError> {
     let wrap = |reason| DataError::Picture {
         what: format!("emoji {} ({})", emoji.as_str(), emoji.name()),
         reason,
     };
-    let picture: RgbImage = decode(asset, &Limits::new(1)).map_err(wrap)?;
+    let picture: RgbImage = decode(picture, &Limits::new(1)).map_err(wrap)?;
     let picture = match size {
         Some(side) => centre_square(picture, side),
         None => picture,
@@ -282,6 +287,17 @@ mod tests {
         assert_eq!(sample.pixels[..3], [255, 255, 255]);
         let middle = &sample.pixels[(4 * 16 + 8) * 3..][..3];
         assert!(middle[0] > 200 && middle[1] > 150 && middle[2] < 130, "{middle:?}");
+    }
+
+    #[test]
+    fn the_same_flags_give_the_bytes_that_they_always_gave() {
+        let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../datasets/fixtures/emoji");
+        let manifest = Manifest::read(&fixture.join("manifest.json")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("emoji");
+        let mut wanted = build(&EmojiGroup::ALL, Some(24));
+        wanted.recipe.clone_from(&manifest.recipe);
+        assert_eq!(build_emoji(&out, &wanted, |_, _| {}).unwrap(), manifest);
     }
 
     #[test]

@@ -156,6 +156,30 @@ pub enum DataError {
         /// Why.
         reason: String,
     },
+    /// What a set is built from is not what it should be.
+    #[error("{path}: {problem}", path = path.display())]
+    BuildInput {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was found, and what to do.
+        problem: String,
+    },
+    /// A row that can't be used, where a build was asked to stop at one.
+    #[error("{place}: {reason}; mend it, or leave such rows out with --on-bad skip")]
+    BadRow {
+        /// The file and the row or line.
+        place: String,
+        /// Why.
+        reason: String,
+    },
+    /// Another process builds into the same folder.
+    #[error("{out}: process {process} is building it: wait for it, or choose another folder", out = out.display())]
+    BeingBuilt {
+        /// The folder.
+        out: PathBuf,
+        /// The process's id, as it says.
+        process: String,
+    },
     /// A file of features is not what it should be.
     #[error("{path}: {problem}", path = path.display())]
     Features {

@@ -10,6 +10,7 @@ mod ahead;
 mod batch;
 mod block;
 mod bucket;
+mod build;
 mod captions;
 mod client;
 mod config;
@@ -42,6 +43,7 @@ mod row_store;
 mod sample;
 mod sample_sum;
 mod shard;
+mod shard_file;
 mod shard_set;
 mod source;
 mod storage;
@@ -54,10 +56,14 @@ mod writer;
 
 pub use batch::MicroBatch;
 pub use bucket::{Bucket, BucketGrid};
+pub use build::{
+    Build, BuildProgress, BuildSource, BuildStart, Built, FolderSource, ListSource, OnBad, ParquetSource, ShardSize,
+    SkippedRow, SourceKind, TarSource, build,
+};
 pub use captions::Captions;
 pub use config::{DataConfig, SourceColumns, SourceConfig, SyntheticCaptions};
 pub use dataset::{Dataset, Quarantined};
-pub use emoji::{EmojiBuild, EmojiGroup, build_emoji};
+pub use emoji::{EmojiBuild, EmojiGroup, EmojiPackage, EmojiStyle, StyledEmojiBuild, build_emoji, build_emoji_styles};
 pub use error::DataError;
 pub use feature_file::FeatureFile;
 pub use feature_loader::FeatureLoader;
@@ -65,7 +71,7 @@ pub use feature_row::{FeatureRow, PromptFeatures};
 pub use feature_set::{FeatureSet, FeatureSource, SampleFeatures};
 pub use inspect::{CaptionStats, ColumnInfo, ImageStats, Inspection, inspect};
 pub use loader::{LoadedStep, Loader, LoaderConfig};
-pub use manifest::{FORMAT_VERSION, Licence, Manifest, ManifestColumn, ManifestShard};
+pub use manifest::{FORMAT_VERSION, Licence, Manifest, ManifestColumn, ManifestFile, ManifestShard};
 pub use order::{Draw, SampleOrder, Share};
 pub use order_report::{Amplification, OrderReport};
 pub use permutation::KeyedPermutation;

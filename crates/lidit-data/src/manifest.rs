@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,9 @@ pub struct Manifest {
     pub buckets: Option<BucketGrid>,
     /// The shards, in reading order.
     pub shards: Vec<ManifestShard>,
+    /// Its other files: rows that were skipped, pairs that were held out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<ManifestFile>,
     /// Under which terms the parts of the set come.
     pub licences: Vec<Licence>,
 }
@@ -65,6 +69,18 @@ pub struct ManifestShard {
     /// The bucket of all its rows, in a set that is sorted by buckets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bucket: Option<Bucket>,
+}
+
+/// A list beside the shards of a set: JSON Lines.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManifestFile {
+    /// File name in the manifest's folder.
+    pub file: String,
+    /// Its lines.
+    pub lines: u64,
+    /// Its SHA-256, in hex.
+    pub sha256: String,
 }
 
 /// The terms of one part of a set.
@@ -116,7 +132,9 @@ impl Manifest {
             problem: error.to_string(),
         })?;
         text.push('\n');
-        fs::write(&path, text).map_err(DataError::io(&path))?;
+        let mut file = fs::File::create(&path).map_err(DataError::io(&path))?;
+        file.write_all(text.as_bytes()).map_err(DataError::io(&path))?;
+        file.sync_all().map_err(DataError::io(&path))?;
         Ok(path)
     }
 
@@ -166,6 +184,7 @@ mod tests {
                 sha256: "ab".into(),
                 bucket: None,
             }],
+            files: vec![],
             licences: vec![],
         }
     }

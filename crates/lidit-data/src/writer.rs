@@ -1,24 +1,17 @@
 //! Records to Parquet shards with a manifest, as one folder that appears whole or not at all.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray, UInt32Array};
-use arrow::datatypes::{DataType, Field, Schema};
-use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
-use parquet::basic::Compression;
-use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use crate::error::DataError;
-use crate::manifest::{FILE_NAME, FORMAT_VERSION, Licence, Manifest, ManifestColumn, ManifestShard, hex};
-use crate::shard::type_name;
+use crate::manifest::{FILE_NAME, FORMAT_VERSION, Licence, Manifest, ManifestFile, ManifestShard, hex};
+use crate::shard_file::{Captions, Layout, ShardFile, ShardRow, Synthetic};
 
-// Rows of a page: reading one row costs decoding this many.
-const PAGE_ROWS: usize = 32;
+// Bytes of a row group: what a shard in the making holds in memory.
+pub(crate) const GROUP_BYTES: u64 = 64 << 20;
 
 /// One picture and its caption, as they are stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,9 +48,9 @@ pub struct ShardWriter {
     config: WriterConfig,
     out: PathBuf,
     folder: TempDir,
-    schema: Arc<Schema>,
-    pending: Vec<Record>,
+    open: Option<ShardFile>,
     shards: Vec<ManifestShard>,
+    files: Vec<ManifestFile>,
 }
 
 impl ShardWriter {
@@ -84,38 +77,65 @@ impl ShardWriter {
             config,
             out,
             folder,
-            schema: Arc::new(schema()),
-            pending: Vec::new(),
+            open: None,
             shards: Vec::new(),
+            files: Vec::new(),
         })
     }
 
     /// Adds a record; a full shard is written out.
     pub fn push(&mut self, record: Record) -> Result<(), DataError> {
-        self.pending.push(record);
-        if self.pending.len() == self.config.rows_per_shard {
-            self.write_shard()?;
+        let mut shard = match self.open.take() {
+            Some(shard) => shard,
+            None => self.begin()?,
+        };
+        shard.push(ShardRow {
+            key: record.key,
+            image: record.image,
+            captions: vec![record.caption],
+            synthetic: None,
+            width: record.width,
+            height: record.height,
+        })?;
+        if shard.rows == self.config.rows_per_shard as u64 {
+            self.shards.push(shard.finish(None)?);
+        } else {
+            self.open = Some(shard);
         }
+        Ok(())
+    }
+
+    /// Writes a list beside the shards.
+    pub(crate) fn add_list(&mut self, file: &str, lines: &[String]) -> Result<(), DataError> {
+        let path = self.folder.path().join(file);
+        let text = lines.join("\n") + "\n";
+        fs::write(&path, &text).map_err(DataError::io(&path))?;
+        self.files.push(ManifestFile {
+            file: file.to_owned(),
+            lines: lines.len() as u64,
+            sha256: hex(&Sha256::digest(text)),
+        });
         Ok(())
     }
 
     /// Writes the rest and the manifest, then puts the folder in its place.
     pub fn finish(mut self, licences: Vec<Licence>) -> Result<Manifest, DataError> {
-        if !self.pending.is_empty() || self.shards.is_empty() {
-            self.write_shard()?;
+        let last = match self.open.take() {
+            None if self.shards.is_empty() => Some(self.begin()?),
+            open => open,
+        };
+        if let Some(shard) = last {
+            self.shards.push(shard.finish(None)?);
         }
-        let columns = self.schema.fields().iter().map(|field| ManifestColumn {
-            name: field.name().clone(),
-            kind: type_name(field.data_type()),
-        });
         let manifest = Manifest {
             format_version: FORMAT_VERSION,
             name: self.config.name.clone(),
             recipe: self.config.recipe.clone(),
             rows: self.shards.iter().map(|shard| shard.rows).sum(),
-            columns: columns.collect(),
+            columns: self.layout().columns(),
             buckets: None,
             shards: std::mem::take(&mut self.shards),
+            files: std::mem::take(&mut self.files),
             licences,
         };
         manifest.write(self.folder.path())?;
@@ -123,69 +143,23 @@ impl ShardWriter {
         Ok(manifest)
     }
 
-    fn write_shard(&mut self) -> Result<(), DataError> {
+    fn begin(&self) -> Result<ShardFile, DataError> {
         let file = format!("shard-{:05}.parquet", self.shards.len());
-        let path = self.folder.path().join(&file);
-        let records = std::mem::take(&mut self.pending);
-        let out = File::create(&path).map_err(DataError::io(&path))?;
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::UNCOMPRESSED)
-            .set_dictionary_enabled(false)
-            .set_statistics_enabled(EnabledStatistics::None)
-            .set_data_page_row_count_limit(PAGE_ROWS)
-            .set_write_batch_size(PAGE_ROWS)
-            .set_max_row_group_row_count(Some(self.config.rows_per_group))
-            .build();
-        let options = ArrowWriterOptions::new()
-            .with_properties(properties)
-            .with_skip_arrow_metadata(true);
-        let wrap = DataError::parquet;
-        let mut writer = ArrowWriter::try_new_with_options(out, self.schema.clone(), options).map_err(wrap(&path))?;
-        writer.write(&self.batch(&records, &path)?).map_err(wrap(&path))?;
-        let out = writer.into_inner().map_err(wrap(&path))?;
-        out.sync_all().map_err(DataError::io(&path))?;
-        let bytes = fs::read(&path).map_err(DataError::io(&path))?;
-        self.shards.push(ManifestShard {
-            file,
-            rows: records.len() as u64,
-            bytes: bytes.len() as u64,
-            sha256: hex(&Sha256::digest(&bytes)),
-            bucket: None,
-        });
-        Ok(())
+        ShardFile::create(self.folder.path(), file, self.layout())
     }
 
-    fn batch(&self, records: &[Record], path: &Path) -> Result<RecordBatch, DataError> {
-        let strings = |get: fn(&Record) -> &str| -> ArrayRef {
-            Arc::new(records.iter().map(|record| Some(get(record))).collect::<StringArray>())
-        };
-        let numbers = |get: fn(&Record) -> u32| -> ArrayRef {
-            Arc::new(records.iter().map(|record| Some(get(record))).collect::<UInt32Array>())
-        };
-        let images: BinaryArray = records.iter().map(|record| Some(&record.image)).collect();
-        let columns = vec![
-            strings(|record| &record.key),
-            Arc::new(images) as ArrayRef,
-            strings(|record| &record.caption),
-            numbers(|record| record.width),
-            numbers(|record| record.height),
-        ];
-        RecordBatch::try_new(self.schema.clone(), columns).map_err(|error| DataError::parquet(path)(error.into()))
+    fn layout(&self) -> Layout {
+        Layout {
+            captions: Captions::One,
+            synthetic: Synthetic::LeftOut,
+            group_rows: self.config.rows_per_group,
+            group_bytes: GROUP_BYTES,
+        }
     }
-}
-
-fn schema() -> Schema {
-    Schema::new(vec![
-        Field::new("key", DataType::Utf8, false),
-        Field::new("image", DataType::Binary, false),
-        Field::new("caption", DataType::Utf8, false),
-        Field::new("width", DataType::UInt32, false),
-        Field::new("height", DataType::UInt32, false),
-    ])
 }
 
 // Only a folder that a manifest accounts for to the last file is replaced: nothing of the user's is ever deleted.
-fn check_replaceable(out: &Path) -> Result<(), DataError> {
+pub(crate) fn check_replaceable(out: &Path) -> Result<(), DataError> {
     let refuse = |problem: String| {
         Err(DataError::NotOurs {
             path: out.to_owned(),
@@ -207,7 +181,12 @@ fn check_replaceable(out: &Path) -> Result<(), DataError> {
         return refuse("holds files but no manifest.json".to_owned());
     }
     let manifest = Manifest::read(&out.join(FILE_NAME))?;
-    present.retain(|name| name != FILE_NAME && manifest.shards.iter().all(|shard| shard.file != *name));
+    let listed = |name: &String| {
+        let shards = manifest.shards.iter().map(|shard| &shard.file);
+        let others = manifest.files.iter().map(|list| &list.file);
+        name == FILE_NAME || shards.chain(others).any(|file| file == name)
+    };
+    present.retain(|name| !listed(name));
     match present.first() {
         Some(stranger) => refuse(format!("holds `{stranger}`, which its manifest does not list")),
         None => Ok(()),

@@ -2,6 +2,7 @@
 
 mod digest;
 mod input;
+mod npm;
 mod wheel;
 
 use std::fs::{self, File};
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clap::builder::PossibleValuesParser;
+use lidit_data::EmojiPackage;
 use lidit_train::cache;
 use serde_json::json;
 
@@ -59,6 +61,11 @@ pub fn resolve_model(name_or_path: &str) -> Result<PathBuf> {
             bail!("{shown} is damaged ({how}), run: lidit fetch {}", input.name)
         }
     }
+}
+
+/// The archive of an npm package, kept in the cache's downloads.
+pub fn npm_package(package: &EmojiPackage) -> Result<PathBuf> {
+    npm::bring(&cache::dir()?.join("downloads"), package)
 }
 
 fn known(name: &str) -> Result<&'static Input> {

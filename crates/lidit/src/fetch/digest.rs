@@ -95,7 +95,8 @@ fn record_path(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn sha256_of(path: &Path) -> Result<String> {
+/// SHA-256 of a file, in hex.
+pub fn sha256_of(path: &Path) -> Result<String> {
     let mut file = File::open(path).with_context(|| format!("reading {}", path.display()))?;
     let mut sink = Hashing::new(io::sink());
     io::copy(&mut file, &mut sink).with_context(|| format!("reading {}", path.display()))?;
