@@ -12,7 +12,9 @@ use crate::lidit::{debug_config, error, json, root, train};
 /// Rows of one plain picture, of which every `bad`-th holds none.
 fn write_set(folder: &Path, rows: usize, bad: usize) {
     let mut good = Cursor::new(Vec::new());
-    RgbImage::from_pixel(16, 16, Rgb([200, 40, 90])).write_to(&mut good, ImageFormat::Png).unwrap();
+    RgbImage::from_pixel(16, 16, Rgb([200, 40, 90]))
+        .write_to(&mut good, ImageFormat::Png)
+        .unwrap();
     let good = good.into_inner();
     let config = WriterConfig {
         name: "test".into(),
@@ -130,4 +132,74 @@ fn data_that_can_not_be_meant_is_refused_by_its_key() {
     assert!(order(debug, "data.max_unusable=2").contains("data.max_unusable is 2"));
     assert!(order(debug, "data.synthetic_caption_column=caption").contains("data.synthetic_share is missing"));
     assert!(order(debug, "data.max_samples=25").contains("data.max_samples is 25"));
+}
+
+/// Pictures of three shapes with captions beside them.
+fn write_folder(folder: &Path) {
+    fs::create_dir(folder).unwrap();
+    for (number, (width, height)) in [(40, 24), (24, 40), (32, 32)].into_iter().cycle().take(30).enumerate() {
+        let picture = RgbImage::from_pixel(width, height, Rgb([number as u8 * 8, 40, 90]));
+        picture.save(folder.join(format!("{number:02}.png"))).unwrap();
+        fs::write(folder.join(format!("{number:02}.txt")), format!("thing {number}")).unwrap();
+    }
+}
+
+#[test]
+fn a_folder_is_built_into_buckets_and_every_batch_is_of_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (pictures, data) = (dir.path().join("pictures"), dir.path().join("data"));
+    write_folder(&pictures);
+    let data_path = data.to_str().unwrap();
+    let built = json(
+        &[
+            "data",
+            "build",
+            pictures.to_str().unwrap(),
+            data_path,
+            "--buckets",
+            "16",
+            "--bucket-step",
+            "4",
+        ],
+        0,
+    );
+    assert_eq!((&built["rows"], &built["shards"]), (&30.into(), &3.into()));
+    let manifest: serde_json::Value = serde_json::from_slice(&fs::read(data.join("manifest.json")).unwrap()).unwrap();
+    let shards = manifest["shards"].as_array().unwrap();
+    let shapes: Vec<(u64, u64)> = shards
+        .iter()
+        .map(|shard| {
+            let side = |name: &str| shard["bucket"][name].as_u64().unwrap();
+            (side("width"), side("height"))
+        })
+        .collect();
+    assert_eq!(shapes, [(12, 20), (16, 16), (20, 12)]);
+
+    let config = debug_config();
+    let config = config.to_str().unwrap();
+    let set = format!("data.path={data_path}");
+    let order = json(&["data", "order", config, "--steps", "10", "--set", &set], 0);
+    for step in order["steps"].as_array().unwrap() {
+        let ids = step["ids"].as_array().unwrap().iter();
+        let buckets: std::collections::BTreeSet<u64> = ids.map(|id| id.as_u64().unwrap() / 10).collect();
+        assert_eq!(buckets.len(), 1, "{step}");
+    }
+    let run = dir.path().join("run");
+    let run = run.to_str().unwrap();
+    json(&["train", config, "--run-dir", run, "--set", &set], 0);
+    let audit = json(&["data", "audit", run], 0);
+    // 20 steps of 12 are eight epochs of 30; each bucket's end within its own batches.
+    assert!((6..=8).contains(&audit["whole_epochs"].as_u64().unwrap()), "{audit}");
+    let message = error(&[
+        "data",
+        "order",
+        config,
+        "--steps",
+        "1",
+        "--set",
+        &set,
+        "--set",
+        "data.image_size=18",
+    ]);
+    assert!(message.contains("data.image_size is 18"), "{message}");
 }

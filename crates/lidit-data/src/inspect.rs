@@ -25,6 +25,10 @@ pub struct Inspection {
     pub row_groups: usize,
     /// Size of all shards on disk.
     pub bytes: u64,
+    /// Rows that are read at once, at most: a run's shuffle window should hold many such blocks.
+    pub largest_block: u64,
+    /// Rows of each bucket, as `WIDTHxHEIGHT`, in a set that is sorted by them.
+    pub buckets: BTreeMap<String, u64>,
     /// The first shard's columns.
     pub columns: Vec<ColumnInfo>,
     /// Captions, where the caption column is there.
@@ -71,7 +75,7 @@ pub struct CaptionStats {
 pub struct ImageStats {
     /// Pictures looked at.
     pub looked_at: u64,
-    /// Of those, the ones that are no PNG, JPEG or WebP, or null.
+    /// Of those, the ones that are no JPEG, PNG, WebP or GIF, or null.
     pub unreadable: u64,
     /// How many there are of each `WIDTHxHEIGHT`.
     pub sizes: BTreeMap<String, u64>,
@@ -96,6 +100,8 @@ pub fn inspect(path: &Path, image_column: &str, caption_column: &str) -> Result<
         shards: shards.len(),
         row_groups: shards.iter().map(Shard::num_groups).sum(),
         bytes: shards.iter().map(|shard| shard.bytes).sum(),
+        largest_block: set.blocks.iter().map(|block| block.ids.end - block.ids.start).max().unwrap_or(0),
+        buckets: buckets(&set),
         columns: columns.collect(),
         captions: has(caption_column)
             .then(|| captions(&set, caption_column))
@@ -108,6 +114,16 @@ pub fn inspect(path: &Path, image_column: &str, caption_column: &str) -> Result<
             .map(|licence| format!("{}: {}, {}", licence.part, licence.licence, licence.source))
             .collect(),
     })
+}
+
+fn buckets(set: &ShardSet) -> BTreeMap<String, u64> {
+    let mut rows = BTreeMap::new();
+    for (number, shard) in set.shards.iter().enumerate() {
+        if let Some((_, bucket)) = set.bucket(number) {
+            *rows.entry(format!("{}x{}", bucket.width, bucket.height)).or_default() += shard.rows();
+        }
+    }
+    rows
 }
 
 fn captions(set: &ShardSet, column: &str) -> Result<CaptionStats, DataError> {

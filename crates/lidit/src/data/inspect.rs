@@ -37,6 +37,10 @@ fn describe(found: &Inspection, args: &Args) -> Result<String> {
         text,
         "{rows} rows in {groups} row groups of {shards} shards, {bytes} bytes"
     )?;
+    writeln!(text, "blocks of at most {} rows are read at once", found.largest_block)?;
+    for (bucket, rows) in &found.buckets {
+        writeln!(text, "bucket {bucket}: {rows} rows")?;
+    }
     for column in &found.columns {
         writeln!(text, "column {}: {}", column.name, column.kind)?;
     }
