@@ -27,6 +27,7 @@ mod loader;
 mod location;
 mod manifest;
 mod order;
+mod page;
 mod permutation;
 mod philox;
 mod remote;
