@@ -17,7 +17,7 @@ use crate::source::Source;
 use crate::storage::Storage;
 
 // Footers read before any of them is taken over: their outlines enter the digest in order and are then dropped.
-const SHARDS_AT_ONCE: usize = 1024;
+const SHARDS_AT_ONCE: usize = 256;
 
 // Footers of remote shards waited for at once.
 const REMOTE_FOOTERS: usize = 32;
@@ -56,9 +56,14 @@ impl ShardSet {
             .filter(|file| is_remote(file))
             .map(|_| threads(REMOTE_FOOTERS));
         let waiting = waiting.transpose()?;
-        let open = |file: &PathBuf| Opened::read(&storage, file);
-        for files in files.chunks(SHARDS_AT_ONCE) {
-            let read = || files.par_iter().map(open).collect::<Result<Vec<_>, _>>();
+        for (round, files) in files.chunks(SHARDS_AT_ONCE).enumerate() {
+            let open = |(index, file): (usize, &PathBuf)| {
+                let footer = Footer::load(&storage, file)?;
+                let opened = Opened::new(file, &footer);
+                set.footers.put(round * SHARDS_AT_ONCE + index, footer);
+                Ok(opened)
+            };
+            let read = || files.par_iter().enumerate().map(open).collect::<Result<Vec<_>, _>>();
             let opened = waiting.as_ref().map_or_else(read, |pool| pool.install(read))?;
             for opened in opened {
                 hasher.update(&opened.outline);
@@ -76,12 +81,7 @@ impl ShardSet {
     }
 
     fn push(&mut self, opened: Opened) -> Result<(), DataError> {
-        let Opened {
-            mut shard,
-            starts,
-            footer,
-            ..
-        } = opened;
+        let Opened { mut shard, starts, .. } = opened;
         let number = self.shards.len();
         self.check_entry(&shard)?;
         shard.first_id = self.rows();
@@ -94,7 +94,6 @@ impl ShardSet {
             ids: shard.first_id + start..shard.first_id.saturating_add(end),
         });
         self.blocks.extend(blocks);
-        self.footers.put(number, footer);
         self.shards.push(shard);
         Ok(())
     }
@@ -150,8 +149,7 @@ impl ShardSet {
     ) -> Result<(), DataError> {
         let Block { shard: number, ids } = &self.blocks[block];
         let shard = &self.shards[*number];
-        let load = || Opened::again(&self.storage, shard);
-        let footer = self.footers.get(*number, load)?;
+        let footer = self.footers.get(*number, || self.footer_again(shard))?;
         let first_row = ids.start - shard.first_id;
         let (group, group_start) = shard.group_of(first_row);
         let in_group: Vec<u64> = places.iter().map(|place| first_row - group_start + place).collect();
@@ -167,6 +165,19 @@ impl ShardSet {
             if let Some(place) = places.next() {
                 each(ids.start + place, row);
             }
+        })
+    }
+
+    // Of a file that must be the same as when the set was opened.
+    fn footer_again(&self, shard: &Shard) -> Result<Footer, DataError> {
+        let footer = Footer::load(&self.storage, &shard.path)?;
+        if footer.bytes == shard.bytes {
+            return Ok(footer);
+        }
+        Err(DataError::Changed {
+            path: shard.path.clone(),
+            expected: shard.bytes,
+            found: footer.bytes,
         })
     }
 
@@ -195,37 +206,21 @@ struct Opened {
     /// Where its blocks start, by rows in the shard.
     starts: Vec<u64>,
     outline: String,
-    footer: Footer,
 }
 
 impl Opened {
-    fn read(storage: &Storage, path: &Path) -> Result<Self, DataError> {
-        let footer = Footer::load(storage, path)?;
-        let shard = Shard::new(path, &footer);
+    fn new(path: &Path, footer: &Footer) -> Self {
+        let shard = Shard::new(path, footer);
         let groups = 0..shard.num_groups();
         let starts = groups.flat_map(|group| {
-            let starts = footer.block_starts(group).into_iter();
-            starts.map(move |row| (group, row))
+            let start = shard.group_start(group);
+            footer.block_starts(group).into_iter().map(move |row| start + row)
         });
-        Ok(Self {
-            starts: starts.map(|(group, row)| shard.group_start(group) + row).collect(),
+        Self {
+            starts: starts.collect(),
             outline: footer.outline(),
-            footer,
             shard,
-        })
-    }
-
-    // The footer once more, of a file that must be the same.
-    fn again(storage: &Storage, shard: &Shard) -> Result<Footer, DataError> {
-        let footer = Footer::load(storage, &shard.path)?;
-        if footer.bytes != shard.bytes {
-            return Err(DataError::Changed {
-                path: shard.path.clone(),
-                expected: shard.bytes,
-                found: footer.bytes,
-            });
         }
-        Ok(footer)
     }
 }
 
