@@ -238,7 +238,7 @@ fn sets_behind_urls_are_read_like_local_ones_whatever_the_network_does() {
     assert_eq!(world.read("s3://clean/lo*/**/*.parquet"), loose);
     world.requests();
     assert_eq!(world.read("s3://faulty/set"), set);
-    // A third of the requests fail, and everything was read all the same.
+    // Every fourth request fails, and everything was read all the same.
     assert!(world.requests()["faulty"] > 63 + 10);
     assert_eq!(world.read("s3://faulty/loose"), loose);
     let web = format!("http://127.0.0.1:{}", world.proxy.port);
