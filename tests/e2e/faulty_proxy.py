@@ -1,9 +1,9 @@
-"""A proxy in front of an S3 server that makes every kind of trouble a network makes, by a seeded schedule.
+"""A proxy in front of an S3 server that makes every kind of trouble a network makes, by a fixed schedule.
 
     python faulty_proxy.py UPSTREAM_PORT      (needs nothing but Python)
 
-Prints its own port. What it does depends on the bucket, the first part of the path: of `faulty` every third request or
-so is answered with 500 or 503, late, in part, or not at all; of `down` every one with 503; any other is passed on.
+Prints its own port. What it does depends on the bucket, the first part of the path: of `faulty` every fourth request
+is answered with 500, 503 or 429, late, in part, or not at all; of `down` every one with 503; any other is passed on.
 `GET /__requests` gives the number of requests since it was last asked, by bucket. Ends when its input does.
 """
 
@@ -11,7 +11,6 @@ import collections
 import http.client
 import http.server
 import json
-import random
 import sys
 import threading
 import time
@@ -23,7 +22,7 @@ TROUBLES = ["500", "503", "429", "late", "cut", "none", "close"]
 class Proxy(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     lock = threading.Lock()
-    schedule = random.Random(4)
+    faulty = 0
     requests = collections.Counter()
 
     def log_message(self, *_):
@@ -34,9 +33,11 @@ class Proxy(http.server.BaseHTTPRequestHandler):
             self.requests[bucket] += 1
             if bucket == "down":
                 return "503"
-            if bucket == "faulty" and self.schedule.random() < 0.35:
-                return self.schedule.choice(TROUBLES)
-        return None
+            if bucket != "faulty":
+                return None
+            # Every fourth, and not by chance: no request fails as often as it is tried.
+            Proxy.faulty += 1
+            return TROUBLES[Proxy.faulty // 4 % len(TROUBLES)] if Proxy.faulty % 4 == 0 else None
 
     def answer(self):
         bucket = self.path.split("?")[0].strip("/").split("/")[0]

@@ -11,10 +11,12 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
 use parquet::arrow::push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::schema::types::SchemaDescriptor;
 
 use crate::error::DataError;
 use crate::footer::{Footer, general, guarded};
+use crate::page::check_pages;
 use crate::storage::Storage;
 
 // Rows decoded at a time: bounds memory, since only one such batch of pictures is held while rows are handed on.
@@ -91,6 +93,7 @@ impl BlockReader<'_> {
                         return Err(self.wrap(&general("its pages have no end")));
                     }
                     let data = self.storage.read_ranges(self.path, self.footer.bytes, &ranges)?;
+                    self.check(&ranges, &data).map_err(|error| self.wrap(&error))?;
                     decoder.push_ranges(ranges, data).map_err(|error| self.wrap(&error))?;
                 }
                 DecodeResult::Data(batch) => {
@@ -120,6 +123,21 @@ impl BlockReader<'_> {
             .with_row_selection(RowSelection::from(selection(places)))
             .with_batch_size(BATCH_ROWS)
             .build()
+    }
+
+    // A range is a run of pages of one column chunk.
+    fn check(&self, ranges: &[Range<u64>], data: &[Bytes]) -> Result<(), ParquetError> {
+        let group = self.footer.metadata.metadata().row_group(self.group);
+        for (range, bytes) in ranges.iter().zip(data) {
+            let holds = |chunk: &&ColumnChunkMetaData| {
+                let (start, len) = chunk.byte_range();
+                (start..start + len).contains(&range.start)
+            };
+            if let Some(chunk) = group.columns().iter().find(holds) {
+                check_pages(bytes, chunk.uncompressed_size())?;
+            }
+        }
+        Ok(())
     }
 
     fn row(&self, batch: &RecordBatch, row: usize) -> RawRow {

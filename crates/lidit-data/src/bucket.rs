@@ -10,7 +10,7 @@ use crate::error::DataError;
 /// times the other.
 ///
 /// For each longer side the longest shorter one that stays within the area, so that every bucket costs the network nearly
-/// the same. Source: NovelAI, "Novel AI's Aspect Ratio Bucketing" (2022).
+/// the same. Source: `NovelAI`, "Novel AI's Aspect Ratio Bucketing" (2022).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BucketGrid {

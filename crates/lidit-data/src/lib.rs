@@ -34,6 +34,7 @@ mod members;
 mod open_source;
 mod order;
 mod order_report;
+mod page;
 mod part;
 mod permutation;
 mod philox;
