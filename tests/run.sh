@@ -17,15 +17,25 @@ if ! dpkg -s libgloo-dev g++ >/dev/null 2>&1; then
     fi
 fi
 
+# Python for the tests that talk to other programs: an S3 server, TensorBoard.
+venv="$target/tests-venv"
+needs=(tensorboard 'moto[server]>=5,<6' 'boto3>=1,<2')
+stamp="$venv/installed ${needs[*]}"
+if [ ! -e "$stamp" ]; then
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet "${needs[@]}"
+    touch "$stamp"
+fi
+LIDIT_TESTS_PYTHON="$(cd "$venv" && pwd)/bin/python"
+export LIDIT_TESTS_PYTHON
+
 # This also builds the program, which brings the two language models of the encoders' tests.
 cargo test --locked --workspace --features gloo --no-run
 "$target/debug/lidit" fetch smollm2 gemma3
 cargo test --locked --workspace --features gloo "$@"
 
 # A run's TensorBoard files, read by TensorBoard itself.
-venv="$target/tests-venv"
-[ -x "$venv/bin/tensorboard" ] || { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet tensorboard; }
 run=$(mktemp -d)
 trap 'rm -rf "$run"' EXIT
 "$target/debug/lidit" train configs/run/debug.toml --run-dir "$run/debug" 2>"$run/log" || { cat "$run/log" >&2; exit 1; }
-"$venv/bin/python" tests/e2e/check_tensorboard.py "$run/debug"
+"$LIDIT_TESTS_PYTHON" tests/e2e/check_tensorboard.py "$run/debug"

@@ -1,8 +1,10 @@
 //! Runs the real program in temporary folders: what a user must be able to trust.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod audit;
 mod configs;
 mod data_order;
+mod data_sets;
 mod feature_cache;
 mod lidit;
 mod mistakes;

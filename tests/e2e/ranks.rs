@@ -8,7 +8,7 @@ use crate::lidit::{debug_config, digest, json, losses, relative_l2, run as run_l
 const STEPS: &str = "train.steps=50";
 
 /// Trains the debug run in `dir` with several ranks and `extra` arguments; the launcher must exit with `code`.
-fn launch(dir: &Path, ranks: &str, extra: &[&str], code: i32) {
+pub fn launch(dir: &Path, ranks: &str, extra: &[&str], code: i32) {
     let config = debug_config();
     let (config, dir) = (config.to_str().unwrap(), dir.to_str().unwrap());
     // `--json` comes before the `--` that separates the inner command.

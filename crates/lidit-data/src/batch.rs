@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
+use crate::bucket::Bucket;
 use crate::order::Draw;
 use crate::philox::{SampleRng, Stream};
 use crate::sample::Sample;
 
-/// Some consecutive samples of a rank's share of a global batch, on the host.
+/// Some samples of a rank's share of a global batch, on the host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MicroBatch {
     /// Each sample's epoch, which keys its random numbers.
@@ -15,37 +18,46 @@ pub struct MicroBatch {
     pub ids: Vec<u64>,
     /// Each sample's position in the endless stream.
     pub positions: Vec<u64>,
-    /// `[B, 3, S, S]` in [-1, 1]; zeros for an unusable row.
+    /// `[B, 3, H, W]` in [-1, 1]; zeros for an unusable row.
     pub pixels: Vec<f32>,
     /// One caption a sample, chosen among its alternatives; empty for an unusable row.
     pub captions: Vec<String>,
     /// 1, or 0 for an unusable row.
     pub weights: Vec<f32>,
-    /// The side `S`.
-    pub image_size: usize,
+    /// Width `W` and height `H` of every picture.
+    pub size: Bucket,
 }
 
 impl MicroBatch {
-    /// Lays decoded samples out; `samples` stand beside their `draws`.
-    pub(crate) fn new(seed: u64, draws: &[Draw], samples: &[Option<Arc<Sample>>], image_size: usize) -> Self {
-        let volume = 3 * image_size * image_size;
+    /// Lays out what `decode` makes of each draw, `None` for an unusable row. Decodes in parallel.
+    pub(crate) fn new(
+        seed: u64,
+        draws: &[Draw],
+        size: Bucket,
+        decode: impl Fn(usize) -> Option<Arc<Sample>> + Sync,
+    ) -> Self {
+        let volume = 3 * size.width as usize * size.height as usize;
         let mut pixels = vec![0.0; draws.len() * volume];
-        let mut captions = vec![String::new(); draws.len()];
-        for (index, (draw, sample)) in draws.iter().zip(samples).enumerate() {
-            if let Some(sample) = sample {
-                sample.write_chw(&mut pixels[index * volume..][..volume]);
-                captions[index] = choose(seed, draw, &sample.captions);
-            }
-        }
-        let usable = |sample: &Option<_>| if sample.is_some() { 1.0 } else { 0.0 };
+        let places = pixels.par_chunks_exact_mut(volume).enumerate();
+        let (captions, weights) = places
+            .map(|(index, out)| match decode(index) {
+                Some(sample) => {
+                    sample.write_chw(out);
+                    let draw = &draws[index];
+                    let mut rng = SampleRng::new(seed, draw.epoch, draw.id, Stream::Caption);
+                    (sample.captions.choose(&mut rng).to_owned(), 1.0)
+                }
+                None => (String::new(), 0.0),
+            })
+            .unzip();
         Self {
             epochs: draws.iter().map(|draw| draw.epoch).collect(),
             ids: draws.iter().map(|draw| draw.id).collect(),
             positions: draws.iter().map(|draw| draw.position).collect(),
             pixels,
             captions,
-            weights: samples.iter().map(usable).collect(),
-            image_size,
+            weights,
+            size,
         }
     }
 
@@ -58,9 +70,4 @@ impl MicroBatch {
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
-}
-
-fn choose(seed: u64, draw: &Draw, captions: &[String]) -> String {
-    let mut rng = SampleRng::new(seed, draw.epoch, draw.id, Stream::Caption);
-    captions[rng.below(captions.len() as u32) as usize].clone()
 }

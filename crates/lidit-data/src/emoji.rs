@@ -260,16 +260,24 @@ mod tests {
         assert_eq!(heard.last(), Some(&(24, 24)));
         assert!(manifest.licences.iter().any(|licence| licence.licence == "CC-BY-4.0"));
         let config = DataConfig {
-            path: out,
+            path: Some(out),
             image_column: "image".into(),
             caption_column: "caption".into(),
             image_size: 16,
+            synthetic_caption_column: None,
+            synthetic_share: None,
+            min_side: 1,
             max_samples: None,
             subset_seed: 0,
+            shuffle_window: 4096,
+            lanes: 8,
+            buckets: true,
+            max_unusable: 1.0,
+            sources: vec![],
         };
         let dataset = Dataset::open(&config).unwrap();
         let sample = dataset.sample(0).unwrap();
-        assert_eq!(sample.captions, ["a grinning face, smileys & emotion"]);
+        assert_eq!(sample.captions.original, ["a grinning face, smileys & emotion"]);
         // The corner is transparent, so white; the middle of the face is Twemoji's yellow.
         assert_eq!(sample.pixels[..3], [255, 255, 255]);
         let middle = &sample.pixels[(4 * 16 + 8) * 3..][..3];

@@ -24,6 +24,36 @@ pub enum DataError {
         /// What the system said.
         source: io::Error,
     },
+    /// A path or URL that can't be read from.
+    #[error("{path}: {problem}", path = path.display())]
+    Location {
+        /// The path or URL.
+        path: PathBuf,
+        /// What is wrong with it and what to name instead.
+        problem: String,
+    },
+    /// A remote store or web server did not give what was asked for.
+    #[error("{url}: can't read {what}: {reason} (tried {attempts} times)")]
+    Remote {
+        /// The object, without a signature.
+        url: String,
+        /// Which bytes of it, or a listing.
+        what: String,
+        /// How often it was asked for.
+        attempts: u32,
+        /// What the server said the last time, or what became of its answer.
+        reason: String,
+    },
+    /// A file is not the one that was opened.
+    #[error("{path}: has {found} bytes, but had {expected} when it was opened: it must not change while it is read", path = path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// Bytes when it was opened.
+        expected: u64,
+        /// Bytes now.
+        found: u64,
+    },
     /// A Parquet file could not be read or written.
     #[error("{path}: not a readable Parquet file: {source}", path = path.display())]
     Parquet {
@@ -149,6 +179,11 @@ impl DataError {
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { path, source }
+    }
+
+    pub(crate) fn glob(pattern: &str) -> impl FnOnce(glob::PatternError) -> Self {
+        let pattern = pattern.to_owned();
+        move |source| Self::Glob { pattern, source }
     }
 
     pub(crate) fn parquet(path: &Path) -> impl FnOnce(ParquetError) -> Self {

@@ -17,9 +17,9 @@ use parquet::basic::Compression;
 use parquet::file::metadata::{KeyValue, PageIndexPolicy};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
+use crate::block::selection;
 use crate::error::DataError;
 use crate::feature_row::{FeatureRow, PromptFeatures};
-use crate::row_group::selection;
 
 /// Version of the columns, under this key in the file's own metadata.
 const FORMAT_VERSION: &str = "1";

@@ -17,12 +17,12 @@ pub struct FeatureLoader {
 
 impl FeatureLoader {
     /// Starts to read from `start_step` on.
-    pub fn new(set: FeatureSet, dataset: Dataset, config: LoaderConfig) -> Result<Self, DataError> {
+    pub fn new(set: FeatureSet, dataset: &Dataset, config: LoaderConfig) -> Result<Self, DataError> {
         config.validate()?;
-        let share = config.share();
-        let step_bytes = config.global_batch.div_ceil(config.world_size) * set.bytes_a_sample();
+        let order = dataset.order(config.seed, config.global_batch);
+        let step_bytes = config.global_batch.div_ceil(config.share.world_size) * set.bytes_a_sample();
         let steps = Ahead::start("lidit-features", config.start_step, step_bytes, move |step, _| {
-            let draws = dataset.draws(config.seed, step, &share);
+            let draws = order.draws(step, &config.share);
             let ids: Vec<u64> = draws.iter().map(|draw| draw.id).collect();
             set.load(&ids)
         })?;
@@ -43,14 +43,14 @@ mod tests {
     use super::*;
     use crate::feature_set::tests::{rows_of, write};
     use crate::loader::Loader;
+    use crate::order::Share;
     use crate::test_shards::{config, write_set};
 
     const STREAM: LoaderConfig = LoaderConfig {
         seed: 5,
         global_batch: 7,
         micro_batch: 3,
-        rank: 1,
-        world_size: 2,
+        share: Share { rank: 1, world_size: 2 },
         start_step: 4,
     };
 
@@ -63,10 +63,13 @@ mod tests {
         let source = write(folder.path(), *dataset.subset());
         for room in [0, 1 << 30] {
             let set = FeatureSet::with_room(source.clone(), dataset.subset(), room).unwrap();
-            let mut features = FeatureLoader::new(set, dataset.clone(), STREAM).unwrap();
+            let mut features = FeatureLoader::new(set, &dataset, STREAM).unwrap();
             let mut samples = Loader::new(dataset.clone(), STREAM).unwrap();
             for _ in 0..9 {
-                let (features, batches) = (features.next_step().unwrap(), samples.next_step().unwrap());
+                let (features, batches) = (
+                    features.next_step().unwrap(),
+                    samples.next_step().unwrap().micro_batches,
+                );
                 for id in batches.iter().flat_map(|batch| &batch.ids) {
                     let rows = features.get(id).map_or(&[][..], |rows| rows.as_slice());
                     assert_eq!(rows, rows_of(*id), "{id}");
@@ -86,7 +89,7 @@ mod tests {
         for number in 0..8 {
             fs::remove_file(folder.path().join(format!("{number}.parquet"))).unwrap();
         }
-        let mut loader = FeatureLoader::new(set, dataset, STREAM).unwrap();
+        let mut loader = FeatureLoader::new(set, &dataset, STREAM).unwrap();
         let message = loader.next_step().unwrap_err().to_string();
         assert!(message.contains(".parquet"), "{message}");
         assert!(matches!(loader.next_step(), Err(DataError::LoaderStopped)));

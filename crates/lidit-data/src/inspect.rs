@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::block::Columns;
 use crate::error::DataError;
 use crate::image::dimensions;
-use crate::row_group::Columns;
 use crate::shard::{Shard, type_name};
 use crate::shard_set::ShardSet;
 
@@ -71,7 +71,7 @@ pub struct CaptionStats {
 pub struct ImageStats {
     /// Pictures looked at.
     pub looked_at: u64,
-    /// Of those, the ones that are no PNG, JPEG or WebP, or null.
+    /// Of those, the ones that are no JPEG, PNG, WebP or GIF, or null.
     pub unreadable: u64,
     /// How many there are of each `WIDTHxHEIGHT`.
     pub sizes: BTreeMap<String, u64>,
@@ -94,7 +94,7 @@ pub fn inspect(path: &Path, image_column: &str, caption_column: &str) -> Result<
     Ok(Inspection {
         rows: set.rows(),
         shards: shards.len(),
-        row_groups: set.groups.len(),
+        row_groups: shards.iter().map(Shard::num_groups).sum(),
         bytes: shards.iter().map(|shard| shard.bytes).sum(),
         columns: columns.collect(),
         captions: has(caption_column)
@@ -115,15 +115,15 @@ fn captions(set: &ShardSet, column: &str) -> Result<CaptionStats, DataError> {
     let mut distinct = std::collections::HashSet::new();
     let mut chars = 0;
     let columns = Columns {
-        image: None,
         caption: Some(column),
+        ..Columns::default()
     };
     for shard in &set.shards {
         shard.check_caption_column(column)?;
     }
-    for group in &set.groups {
-        let places: Vec<u64> = (0..group.ids.end - group.ids.start).collect();
-        group.read(&set.shards[group.shard], columns, &places, |row| {
+    for (number, block) in set.blocks.iter().enumerate() {
+        let places: Vec<u64> = (0..block.ids.end - block.ids.start).collect();
+        set.read_block(number, &places, columns, |_, row| {
             stats.null += u64::from(row.captions.is_empty());
             for caption in &row.captions {
                 let len = caption.chars().count() as u64;
@@ -161,18 +161,18 @@ fn images(set: &ShardSet, column: &str) -> Result<ImageStats, DataError> {
     let mut stats = ImageStats::default();
     let columns = Columns {
         image: Some(column),
-        caption: None,
+        ..Columns::default()
     };
     for shard in &set.shards {
         shard.check_image_column(column)?;
     }
-    for group in &set.groups {
-        let rows = (group.ids.end - group.ids.start).min(IMAGES_LOOKED_AT - stats.looked_at);
+    for (number, block) in set.blocks.iter().enumerate() {
+        let rows = (block.ids.end - block.ids.start).min(IMAGES_LOOKED_AT - stats.looked_at);
         let places: Vec<u64> = (0..rows).collect();
         if places.is_empty() {
             break;
         }
-        group.read(&set.shards[group.shard], columns, &places, |row| {
+        set.read_block(number, &places, columns, |_, row| {
             stats.looked_at += 1;
             match row.image.as_deref().map(dimensions) {
                 Some(Ok((width, height))) => {

@@ -1,10 +1,13 @@
 //! Steps of a rank, read ahead in the background.
 
-use crate::ahead::{Abandoned, Ahead};
+use std::sync::mpsc::{Receiver, Sender};
+use std::thread::{self, JoinHandle};
+
 use crate::batch::MicroBatch;
 use crate::dataset::{Dataset, Quarantined};
 use crate::error::DataError;
-use crate::order::{SampleOrder, Share};
+use crate::order::Share;
+use crate::pipeline::{Event, Pipeline, Promise};
 
 /// Which part of the stream a loader hands out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,39 +18,37 @@ pub struct LoaderConfig {
     pub global_batch: usize,
     /// Most samples computed at once: `train.micro_batch`.
     pub micro_batch: usize,
-    /// This rank.
-    pub rank: usize,
-    /// Number of ranks.
-    pub world_size: usize,
+    /// This rank's part of every global batch.
+    pub share: Share,
     /// The first step handed out: the only state that a resumed run needs.
     pub start_step: u64,
 }
 
-impl LoaderConfig {
-    /// This rank's part of every global batch.
-    pub fn share(&self) -> Share {
-        Share {
-            global_batch: self.global_batch,
-            rank: self.rank,
-            world_size: self.world_size,
-        }
-    }
+/// A rank's part of a step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoadedStep {
+    /// Its samples, in micro-batches.
+    pub micro_batches: Vec<MicroBatch>,
+    /// Its samples that can't be used, by id.
+    pub unusable: Vec<Quarantined>,
+}
 
+impl LoaderConfig {
     /// Refuses values that can't be meant, naming the key.
     pub fn validate(&self) -> Result<(), DataError> {
         let refuse = |key, problem| Err(DataError::Config { key, problem });
+        let Share { rank, world_size } = self.share;
         if self.micro_batch == 0 {
             return refuse("train.micro_batch", "is 0, must be at least 1".to_owned());
         }
-        if self.world_size == 0 || self.rank >= self.world_size {
-            let (rank, size) = (self.rank, self.world_size);
-            return refuse("rank", format!("is {rank} in a world of {size}"));
+        if world_size == 0 || rank >= world_size {
+            return refuse("rank", format!("is {rank} in a world of {world_size}"));
         }
-        if self.global_batch < self.world_size {
-            let (batch, size) = (self.global_batch, self.world_size);
+        if self.global_batch < world_size {
+            let batch = self.global_batch;
             return refuse(
                 "train.global_batch",
-                format!("is {batch}, but there are {size} ranks: each needs at least one sample a step"),
+                format!("is {batch}, but there are {world_size} ranks: each needs at least one sample a step"),
             );
         }
         Ok(())
@@ -56,57 +57,49 @@ impl LoaderConfig {
 
 /// A rank's steps, one after the other without end, read and decoded ahead on threads of its own.
 ///
-/// A shard that can't be read is an error of the step that needed it. Dropping the loader ends its threads.
+/// A row that can't be read or decoded keeps its place with weight 0. Dropping the loader ends its threads.
 pub struct Loader {
-    steps: Ahead<Vec<MicroBatch>>,
-    dataset: Dataset,
+    promises: Receiver<Promise>,
+    wake: Sender<Event>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Loader {
     /// Starts to read from `start_step` on.
     pub fn new(dataset: Dataset, config: LoaderConfig) -> Result<Self, DataError> {
         config.validate()?;
-        let side = dataset.config().image_size as usize;
-        let share = config.global_batch.div_ceil(config.world_size);
-        let step_bytes = share * 3 * side * side * size_of::<f32>();
-        let source = dataset.clone();
-        let steps = Ahead::start("lidit-loader", config.start_step, step_bytes, move |step, abandoned| {
-            read_step(&source, &config, step, abandoned)
-        })?;
-        Ok(Self { steps, dataset })
+        let (pipeline, wake, promises) = Pipeline::new(dataset, config)?;
+        let thread = thread::Builder::new()
+            .name("lidit-loader".to_owned())
+            .spawn(move || pipeline.run())
+            .map_err(|error| DataError::Threads {
+                reason: error.to_string(),
+            })?;
+        Ok(Self {
+            promises,
+            wake,
+            thread: Some(thread),
+        })
     }
 
-    /// The next step's samples of this rank, in micro-batches of consecutive positions. Waits while they are read.
-    ///
-    /// After an error every further call is [`DataError::LoaderStopped`].
-    pub fn next_step(&mut self) -> Result<Vec<MicroBatch>, DataError> {
-        self.steps.next_step()
-    }
-
-    /// The unusable rows met so far, some of them perhaps in steps still to come.
-    pub fn quarantined(&self) -> Vec<Quarantined> {
-        self.dataset.quarantined()
+    /// The next step's samples of this rank. Waits while they are read.
+    pub fn next_step(&mut self) -> Result<LoadedStep, DataError> {
+        let promise = self.promises.recv().map_err(|_| DataError::LoaderStopped)?;
+        let step = promise.recv().map_err(|_| DataError::LoaderStopped)?;
+        // A pipeline that is gone is met with the next step.
+        let _ = self.wake.send(Event::Taken);
+        Ok(step)
     }
 }
 
-fn read_step(
-    dataset: &Dataset,
-    config: &LoaderConfig,
-    step: u64,
-    abandoned: &Abandoned,
-) -> Result<Vec<MicroBatch>, DataError> {
-    let order = SampleOrder::new(config.seed, dataset.len());
-    let draws = config.share().draws(step, &order, dataset.subset());
-    let side = dataset.config().image_size as usize;
-    draws
-        .chunks(config.micro_batch)
-        .map(|draws| {
-            abandoned.check()?;
-            let ids: Vec<u64> = draws.iter().map(|draw| draw.id).collect();
-            let samples = dataset.load(&ids)?;
-            Ok(MicroBatch::new(config.seed, draws, &samples, side))
-        })
-        .collect()
+impl Drop for Loader {
+    fn drop(&mut self) {
+        let _ = self.wake.send(Event::Stop);
+        if let Some(thread) = self.thread.take() {
+            // A panic there was already met as LoaderStopped.
+            let _ = thread.join();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -128,8 +121,7 @@ mod tests {
         seed: 5,
         global_batch: 12,
         micro_batch: 5,
-        rank: 0,
-        world_size: 1,
+        share: Share::ALL,
         start_step: 0,
     };
 
@@ -139,7 +131,7 @@ mod tests {
 
     fn steps(path: &Path, config: LoaderConfig, count: usize) -> Vec<Vec<MicroBatch>> {
         let mut loader = Loader::new(open(path), config).unwrap();
-        (0..count).map(|_| loader.next_step().unwrap()).collect()
+        (0..count).map(|_| loader.next_step().unwrap().micro_batches).collect()
     }
 
     fn positions(steps: &[Vec<MicroBatch>]) -> Vec<u64> {
@@ -186,8 +178,7 @@ mod tests {
                     steps(
                         folder.path(),
                         LoaderConfig {
-                            rank,
-                            world_size,
+                            share: Share { rank, world_size },
                             ..SOLO
                         },
                         3,
@@ -219,15 +210,18 @@ mod tests {
         write_bad_rows(&path);
         let mut loader = Loader::new(open(&path), SOLO).unwrap();
         let step = loader.next_step().unwrap();
-        for batch in &step {
+        for batch in &step.micro_batches {
             for (index, id) in batch.ids.iter().enumerate() {
                 let usable = [0, 4].contains(id);
                 assert_eq!(batch.weights[index], f32::from(usable), "{id}");
                 assert_eq!(batch.pixels[index * 48..][..48].iter().any(|x| *x != 0.0), usable);
             }
         }
-        assert_eq!(positions(&[step]), (0..12).collect::<Vec<_>>());
-        assert_eq!(loader.quarantined().len(), 3);
+        let unusable: Vec<(u64, &str)> = step.unusable.iter().map(|row| (row.row, &*row.reason)).collect();
+        assert!(unusable.contains(&(2, "its picture is null")), "{unusable:?}");
+        assert!(unusable.contains(&(3, "its caption is null")), "{unusable:?}");
+        assert!(step.unusable.iter().all(|row| row.shard == path));
+        assert_eq!(positions(&[step.micro_batches]), (0..12).collect::<Vec<_>>());
     }
 
     #[test]
@@ -257,15 +251,27 @@ mod tests {
     }
 
     #[test]
-    fn a_shard_that_fails_is_an_error_that_names_it_and_never_a_wait() {
+    fn the_rows_of_a_shard_that_fails_are_unusable_and_never_a_wait() {
         let folder = tempfile::tempdir().unwrap();
         write_set(folder.path(), 30, 11, 4);
         let dataset = open(folder.path());
         fs::remove_file(folder.path().join("shard-00001.parquet")).unwrap();
         let mut loader = Loader::new(dataset, SOLO).unwrap();
-        let message = loader.next_step().unwrap_err().to_string();
-        assert!(message.contains("shard-00001.parquet"), "{message}");
-        assert!(matches!(loader.next_step(), Err(DataError::LoaderStopped)));
+        let mut lost = Vec::new();
+        for _ in 0..5 {
+            let step = loader.next_step().unwrap();
+            for row in step.unusable.iter().filter(|row| row.id < 30) {
+                assert!(row.reason.contains("shard-00001.parquet"), "{}", row.reason);
+            }
+            let weights = step
+                .micro_batches
+                .iter()
+                .flat_map(|batch| batch.ids.iter().zip(&batch.weights));
+            lost.extend(weights.filter(|(_, weight)| **weight == 0.0).map(|(id, _)| *id));
+        }
+        lost.sort_unstable();
+        lost.dedup();
+        assert_eq!(lost, (11..22).collect::<Vec<_>>());
     }
 
     #[test]
@@ -283,9 +289,22 @@ mod tests {
     fn impossible_shares_are_refused_with_their_key() {
         let refused = |config: LoaderConfig| config.validate().unwrap_err().to_string();
         assert!(
-            refused(LoaderConfig { world_size: 13, ..SOLO }).starts_with("train.global_batch is 12, but there are 13")
+            refused(LoaderConfig {
+                share: Share {
+                    rank: 0,
+                    world_size: 13
+                },
+                ..SOLO
+            })
+            .starts_with("train.global_batch is 12, but there are 13")
         );
         assert!(refused(LoaderConfig { micro_batch: 0, ..SOLO }).starts_with("train.micro_batch is 0"));
-        assert!(refused(LoaderConfig { rank: 1, ..SOLO }).starts_with("rank is 1 in a world of 1"));
+        assert!(
+            refused(LoaderConfig {
+                share: Share { rank: 1, world_size: 1 },
+                ..SOLO
+            })
+            .starts_with("rank is 1 in a world of 1")
+        );
     }
 }

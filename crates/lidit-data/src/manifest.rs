@@ -84,12 +84,16 @@ pub struct Licence {
 impl Manifest {
     /// Reads a manifest and checks that it is one of this version.
     pub fn read(path: &Path) -> Result<Self, DataError> {
-        let text = fs::read_to_string(path).map_err(DataError::io(path))?;
+        Self::parse(path, &fs::read(path).map_err(DataError::io(path))?)
+    }
+
+    /// The manifest that `path` holds, checked to be one of this version.
+    pub(crate) fn parse(path: &Path, text: &[u8]) -> Result<Self, DataError> {
         let refuse = |problem: String| DataError::Manifest {
             path: path.to_owned(),
             problem,
         };
-        let value: serde_json::Value = serde_json::from_str(&text).map_err(|error| refuse(error.to_string()))?;
+        let value: serde_json::Value = serde_json::from_slice(text).map_err(|error| refuse(error.to_string()))?;
         let version = value.get("format_version").and_then(serde_json::Value::as_u64);
         if version != Some(u64::from(FORMAT_VERSION)) {
             let found = version.map_or_else(|| "none".to_owned(), |version| version.to_string());

@@ -3,6 +3,9 @@
 use crate::philox::{Stream, key_of, philox4x32};
 
 const ROUNDS: u32 = 8;
+// The counter's first word: 3 bits of round, 29 bits of the permutation's number.
+const NUMBER_SHIFT: u32 = 3;
+const NUMBER_LOW_BITS: u32 = 29;
 
 /// A permutation of `0..len` chosen by (seed, stream, epoch), computed element by element in constant memory.
 ///
@@ -15,18 +18,35 @@ pub struct KeyedPermutation {
     tag: u32,
     len: u64,
     half_bits: u32,
+    // What tells permutations of one key and tag apart, as the counter's first and last word carry it.
+    first: u32,
+    last: u32,
 }
 
 impl KeyedPermutation {
     /// The permutation of `0..len`; `len` is at least 1 and at most 2^62.
     pub fn new(seed: u64, stream: Stream, epoch: u64, len: u64) -> Self {
+        Self::of_part(seed, stream, epoch, len, (0, 0))
+    }
+
+    /// One of many permutations under the same seed, stream and epoch: number `number` (below 2^39) of part `part` (below
+    /// 2^16). The number's low 29 bits stand above the round in the counter's first word; its high 10 bits and the part
+    /// stand above the 6 bits of the half length in the last.
+    pub(crate) fn of_part(seed: u64, stream: Stream, epoch: u64, len: u64, (part, number): (u32, u64)) -> Self {
         assert!((1..=1 << 62).contains(&len), "a permutation of {len} things");
+        assert!(
+            part < 1 << 16 && number < 1 << 39,
+            "permutation {number} of part {part}"
+        );
         let bits = u64::BITS - (len - 1).leading_zeros();
+        let half_bits = bits.div_ceil(2).max(1);
         Self {
             key: key_of(seed),
             tag: stream.tag(epoch),
             len,
-            half_bits: bits.div_ceil(2).max(1),
+            half_bits,
+            first: (number as u32) << NUMBER_SHIFT,
+            last: half_bits | ((number >> NUMBER_LOW_BITS) as u32) << 6 | part << 16,
         }
     }
 
@@ -73,7 +93,7 @@ impl KeyedPermutation {
     }
 
     fn mixed(&self, round: u32, half: u64) -> u64 {
-        let counter = [round, self.tag, half as u32, self.half_bits];
+        let counter = [round | self.first, self.tag, half as u32, self.last];
         u64::from(philox4x32(counter, self.key)[0]) & self.mask()
     }
 
@@ -119,6 +139,26 @@ mod tests {
         let other = KeyedPermutation::new(1, Stream::Subset, 0, 100);
         assert_ne!(base, (0..100).map(|i| other.at(i)).collect::<Vec<_>>());
         assert_ne!(base, (0..100).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn parts_and_numbers_have_permutations_of_their_own() {
+        let of = |part, number| -> Vec<u64> {
+            let permutation = KeyedPermutation::of_part(1, Stream::Order, 0, 50, (part, number));
+            (0..50).map(|index| permutation.at(index)).collect()
+        };
+        let all = [
+            of(0, 0),
+            of(0, 1),
+            of(0, 1 << 29),
+            of(0, (1 << 39) - 1),
+            of(1, 0),
+            of(65_535, 0),
+        ];
+        for (index, one) in all.iter().enumerate() {
+            assert!(all[..index].iter().all(|other| other != one), "{index}");
+        }
+        assert_eq!(all[0], values(1, 0, 50));
     }
 
     #[test]

@@ -20,10 +20,12 @@ pub enum Stream {
     Dropout = 3,
     /// The noise that image generation starts from.
     Generation = 4,
-    /// The round function of an epoch's permutation ([`crate::SampleOrder`]).
+    /// The round function of a window's permutation ([`crate::SampleOrder`]).
     Order = 5,
     /// The round function of the subset's permutation ([`crate::Subset`]).
     Subset = 6,
+    /// The round function of the permutation of an epoch's blocks ([`crate::SampleOrder`]).
+    Blocks = 7,
 }
 
 impl Stream {

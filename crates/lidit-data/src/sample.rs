@@ -1,27 +1,27 @@
 //! One picture with its captions, decoded.
 
-use crate::image::{Limits, decode_cropped};
-use crate::row_group::RawRow;
+use crate::bucket::Bucket;
+use crate::captions::Captions;
+use crate::image::{Limits, decode, decode_cropped};
+use crate::open_source::Row;
 
 /// A decoded row.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sample {
     /// Row number in the whole dataset.
     pub id: u64,
     /// The captions it may be shown with; at least one, which may be empty.
-    pub captions: Vec<String>,
+    pub captions: Captions,
     /// RGB, row by row: `[H, W, 3]`, 0 to 255.
     pub pixels: Vec<u8>,
-    /// The width `W`.
-    pub width: usize,
-    /// The height `H`.
-    pub height: usize,
+    /// Width `W` and height `H` in pixels.
+    pub size: Bucket,
 }
 
 impl Sample {
     /// Writes the picture as `[3, H, W]` in [-1, 1] into `out`, which has that many elements.
     pub fn write_chw(&self, out: &mut [f32]) {
-        let (red, rest) = out.split_at_mut(self.width * self.height);
+        let (red, rest) = out.split_at_mut(out.len() / 3);
         let (green, blue) = rest.split_at_mut(red.len());
         let planes = red.iter_mut().zip(green).zip(blue);
         for (pixel, ((red, green), blue)) in self.pixels.as_chunks().0.iter().zip(planes) {
@@ -29,42 +29,26 @@ impl Sample {
         }
     }
 
-    /// Decodes a row to `size` (width, height), or says why it can't be used.
-    pub(crate) fn decode(id: u64, row: RawRow, size: (u32, u32), limits: &Limits) -> Result<Self, String> {
+    /// Decodes a row, or says why it can't be used.
+    pub(crate) fn decode(id: u64, row: Row, size: Bucket, limits: &Limits) -> Result<Self, String> {
         if row.captions.is_empty() {
             return Err("its caption is null".to_owned());
         }
         let bytes = row.image.ok_or("its picture is null")?;
-        let picture = decode_cropped(&bytes, size, limits)?;
+        let picture = decode_cropped(&bytes, (size.width, size.height), limits)?;
         Ok(Self {
             id,
             captions: row.captions,
             pixels: picture.into_raw(),
-            width: size.0 as usize,
-            height: size.1 as usize,
+            size,
         })
     }
 }
 
-#[cfg(test)]
-mod tests {
-    #![expect(clippy::float_cmp, reason = "the same expression of the same integers")]
-
-    use super::*;
-
-    #[test]
-    fn colours_become_planes_from_minus_one_to_one() {
-        let sample = Sample {
-            id: 0,
-            captions: vec![],
-            pixels: vec![0, 51, 255, 102, 204, 153],
-            width: 2,
-            height: 1,
-        };
-        let mut planes = [9.0; 6];
-        sample.write_chw(&mut planes);
-        let expected = [0, 102, 51, 204, 255, 153].map(|value: u8| f32::from(value) / 127.5 - 1.0);
-        assert_eq!(planes, expected);
-        assert_eq!((planes[0], planes[4]), (-1.0, 1.0));
+/// Whether a row can be used: it has a caption and a picture that decodes within `limits`.
+pub(crate) fn check_row(row: &Row, limits: &Limits) -> Result<(), String> {
+    if row.captions.is_empty() {
+        return Err("its caption is null".to_owned());
     }
+    decode(row.image.as_ref().ok_or("its picture is null")?, limits).map(drop)
 }

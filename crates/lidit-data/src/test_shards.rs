@@ -74,11 +74,19 @@ pub(crate) fn array(array: impl Array + 'static) -> ArrayRef {
 
 pub(crate) fn config(path: &Path) -> DataConfig {
     DataConfig {
-        path: path.to_owned(),
+        path: Some(path.to_owned()),
         image_column: "image".into(),
         caption_column: "caption".into(),
         image_size: 4,
+        synthetic_caption_column: None,
+        synthetic_share: None,
+        min_side: 1,
         max_samples: None,
         subset_seed: 0,
+        shuffle_window: 4096,
+        lanes: 8,
+        buckets: true,
+        max_unusable: 1.0,
+        sources: vec![],
     }
 }

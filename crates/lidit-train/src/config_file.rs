@@ -99,6 +99,13 @@ fn resolve_paths(table: &mut Table, folder: &Path) -> Result<()> {
             *text = resolve(text, folder)?;
         }
     }
+    if let Some(Value::Array(sources)) = find(table, "data.sources") {
+        for source in sources {
+            if let Some(Value::String(text)) = source.get_mut("path") {
+                *text = resolve(text, folder)?;
+            }
+        }
+    }
     let Some(Value::Array(llms)) = find(table, "encoders.llm") else {
         return Ok(());
     };
@@ -113,10 +120,10 @@ fn resolve_paths(table: &mut Table, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// An empty path stays empty: it takes a key back.
+/// An empty path stays empty, it takes a key back; a URL is no path.
 fn resolve(text: &str, folder: &Path) -> Result<String> {
-    if text.is_empty() {
-        return Ok(String::new());
+    if text.is_empty() || text.contains("://") {
+        return Ok(text.to_owned());
     }
     let path = match text.strip_prefix(CACHE_PREFIX) {
         Some(rest) => cache::dir()?.join(rest),

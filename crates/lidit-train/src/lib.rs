@@ -1,5 +1,6 @@
 //! The hub: run config, the training step, flat optimizer, averages, checkpoints, metrics.
 
+pub mod audit;
 pub mod cache;
 pub mod history;
 pub mod metrics;
@@ -29,6 +30,7 @@ mod manifest;
 mod memory;
 mod optimizer;
 mod previews;
+mod quarantine;
 mod readable;
 mod recorder;
 mod resolve;
@@ -39,6 +41,7 @@ mod snapshot;
 mod state;
 mod step;
 mod stop;
+mod stream_log;
 mod tensorboard;
 mod train;
 

@@ -73,8 +73,7 @@ pub fn real_picture(dataset: &Dataset, prompt: &str) -> Result<Option<RgbImage>>
         return Ok(None);
     };
     let sample = dataset.sample(id)?;
-    let side = sample.image_size as u32;
-    RgbImage::from_raw(side, side, sample.pixels)
+    RgbImage::from_raw(sample.size.width, sample.size.height, sample.pixels)
         .context("a picture of the data set has a ragged shape")
         .map(Some)
 }

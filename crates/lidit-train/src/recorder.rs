@@ -15,6 +15,7 @@ use crate::run_dir::RunDir;
 use crate::state::TrainState;
 use crate::step::StepStats;
 use crate::stop::Stop;
+use crate::stream_log::{StepSamples, StreamLog};
 use crate::tensorboard::Ending;
 use crate::train::Ended;
 
@@ -28,6 +29,8 @@ struct Lead {
     run_dir: RunDir,
     history: History,
     metrics: Option<Metrics>,
+    stream: Option<StreamLog>,
+    world_size: usize,
     view: View,
     stop: Stop,
     pace: Pace,
@@ -44,7 +47,7 @@ struct Pace {
     total_seconds: f64,
     total_flops: f64,
     samples_an_epoch: f64,
-    tokens_a_sample: u64,
+    total_tokens: u64,
     global_batch: u64,
     log_every: u64,
     checkpoint_every: u64,
@@ -63,6 +66,8 @@ impl Recorder {
                 run_dir: RunDir::attach(run_dir.root())?,
                 history: History::open(run_dir)?,
                 metrics: None,
+                stream: None,
+                world_size: world.size(),
                 view,
                 stop: stop.clone(),
                 pace: Pace::default(),
@@ -78,7 +83,8 @@ impl Recorder {
         }
     }
 
-    /// Everything is loaded; training begins after `state.step` steps. `samples` is the data set's size.
+    /// Everything is loaded; training begins after `state.step` steps. `samples` is the data set's size. Returns how many
+    /// unusable samples the steps before have met, on rank 0.
     pub fn begin(
         &mut self,
         config: &RunConfig,
@@ -86,8 +92,8 @@ impl Recorder {
         world: &World,
         device: &str,
         samples: u64,
-    ) -> Result<()> {
-        let Some(lead) = &mut self.lead else { return Ok(()) };
+    ) -> Result<u64> {
+        let Some(lead) = &mut self.lead else { return Ok(0) };
         lead.history.record(Event::started(
             state.step,
             world.size(),
@@ -109,12 +115,11 @@ impl Recorder {
         };
         let mut metrics = Metrics::open(&lead.run_dir, &watch)?;
         metrics.config(&config.to_toml()?.parse()?)?;
-        let side = (config.data.image_size as usize / config.model.patch_size) as u64;
         lead.pace = Pace {
             total_seconds: metrics.last().map_or(0.0, |last| last.seconds),
             total_flops: metrics.last().map_or(0.0, |last| last.flops),
+            total_tokens: metrics.last().map_or(0, |last| last.tokens_seen),
             samples_an_epoch: samples as f64,
-            tokens_a_sample: side * side,
             global_batch: config.train.global_batch as u64,
             log_every: config.train.log_every,
             checkpoint_every: config.train.checkpoint_every,
@@ -123,7 +128,9 @@ impl Recorder {
         };
         lead.step = state.step;
         lead.metrics = Some(metrics);
-        Ok(())
+        let (stream, unusable) = StreamLog::open(&lead.run_dir, state.step)?;
+        lead.stream = Some(stream);
+        Ok(unusable)
     }
 
     /// The loss of the last step in the run's metrics.
@@ -136,6 +143,10 @@ impl Recorder {
         let Some(lead) = &mut self.lead else { return Ok(()) };
         lead.step = step;
         lead.pace.add(stats, took, waited);
+        if let Some(stream) = &mut lead.stream {
+            let line = StepSamples::new(step, lead.world_size, stats.unusable(), stats.samples);
+            stream.log(&line)?;
+        }
         let Some(metrics) = &mut lead.metrics else {
             return Ok(());
         };
@@ -158,10 +169,9 @@ impl Recorder {
 
     /// Everything logged so far is on the disk when this returns: called before a checkpoint becomes visible.
     pub fn sync(&self) -> Result<()> {
-        self.lead
-            .as_ref()
-            .and_then(|lead| lead.metrics.as_ref())
-            .map_or(Ok(()), Metrics::sync)
+        let Some(lead) = &self.lead else { return Ok(()) };
+        lead.stream.as_ref().map_or(Ok(()), StreamLog::sync)?;
+        lead.metrics.as_ref().map_or(Ok(()), Metrics::sync)
     }
 
     /// A checkpoint is complete.
@@ -224,6 +234,7 @@ impl Pace {
         self.waited += waited.as_secs_f64();
         self.total_seconds += took.as_secs_f64();
         self.total_flops += stats.flops;
+        self.total_tokens += stats.image_tokens;
     }
 
     /// Steps that are saved are logged too: a resumed run's totals go on from the last line.
@@ -238,7 +249,7 @@ impl Pace {
             step,
             epoch: samples_seen as f64 / self.samples_an_epoch,
             samples_seen,
-            tokens_seen: samples_seen * self.tokens_a_sample,
+            tokens_seen: self.total_tokens,
             flops: self.total_flops,
             loss: stats.loss,
             grad_norm: stats.grad_norm,

@@ -112,6 +112,16 @@ impl RunDir {
         self.root.join("metrics.jsonl")
     }
 
+    /// What every step of the surviving lineage trained on, `stream.jsonl`.
+    pub fn stream(&self) -> PathBuf {
+        self.root.join("stream.jsonl")
+    }
+
+    /// Rows that can't be used, `quarantine.jsonl`.
+    pub fn quarantine(&self) -> PathBuf {
+        self.root.join("quarantine.jsonl")
+    }
+
     /// Event files for `TensorBoard`, `tensorboard/`.
     pub fn tensorboard(&self) -> PathBuf {
         self.root.join("tensorboard")

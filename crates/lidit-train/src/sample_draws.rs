@@ -14,12 +14,12 @@ pub struct Drawn<'a> {
 
 /// Draws noise, timesteps and caption dropout for `batch`.
 pub fn draw<'a>(batch: &'a MicroBatch, seed: u64, caption_dropout: f32, device: &Device) -> Drawn<'a> {
-    let side = batch.image_size;
-    let shape = [batch.ids.len(), 3, side, side];
+    let (width, height) = (batch.size.width as usize, batch.size.height as usize);
+    let shape = [batch.ids.len(), 3, height, width];
     let mut noise = vec![0.0f32; batch.pixels.len()];
     let mut draws = Vec::with_capacity(batch.ids.len());
     let mut captions = Vec::with_capacity(batch.ids.len());
-    for (i, out) in noise.chunks_exact_mut(3 * side * side).enumerate() {
+    for (i, out) in noise.chunks_exact_mut(3 * height * width).enumerate() {
         let rng = |stream| SampleRng::new(seed, batch.epochs[i], batch.ids[i], stream);
         rng(Stream::Noise).fill_normal(out);
         let mut timestep = rng(Stream::Timestep);

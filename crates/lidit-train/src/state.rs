@@ -3,13 +3,13 @@
 use anyhow::{Result, ensure};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use lidit_data::{Dataset, Share};
+use lidit_data::{SampleOrder, Share};
 use lidit_dist::World;
 use lidit_model::LiDit;
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{Checkpoint, OptimizerPart};
-use crate::config::{RunConfig, Sharding, TrainConfig};
+use crate::config::{RunConfig, Sharding};
 use crate::digest::hex;
 use crate::ema::Ema;
 use crate::gradients::Ownership;
@@ -205,16 +205,16 @@ impl Default for SampleDigest {
 }
 
 impl SampleDigest {
+    /// In hex, as checkpoints hold it.
+    pub fn as_hex(&self) -> &str {
+        &self.0
+    }
+
     /// Takes in the whole global batch of `step`, whatever share of it this rank trains.
-    pub fn extend(&mut self, dataset: &Dataset, train: &TrainConfig, step: u64) {
-        let whole = Share {
-            global_batch: train.global_batch,
-            rank: 0,
-            world_size: 1,
-        };
+    pub fn extend(&mut self, order: &SampleOrder, step: u64) {
         let mut hasher = Sha256::new();
         hasher.update(self.0.as_bytes());
-        for draw in dataset.draws(train.seed, step, &whole) {
+        for draw in order.draws(step, &Share::ALL) {
             hasher.update(draw.epoch.to_le_bytes());
             hasher.update(draw.id.to_le_bytes());
         }

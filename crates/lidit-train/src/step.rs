@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use burn::tensor::{Device, Tensor};
-use lidit_data::MicroBatch;
+use lidit_data::{Bucket, MicroBatch, SampleSum};
 use lidit_dist::World;
 use lidit_model::{Conditioning, ImageTokens, forward_flops};
 
@@ -50,8 +50,19 @@ pub struct StepStats {
     pub flops: f64,
     /// Caption tokens that the limit cut off the global batch's prompts, over all encoders.
     pub caption_tokens_cut: u64,
+    /// Image tokens of the global batch, unusable samples included.
+    pub image_tokens: u64,
+    /// The samples that all ranks trained on.
+    pub samples: SampleSum,
     /// Some rank was asked to stop.
     pub stop: bool,
+}
+
+impl StepStats {
+    /// Samples of the global batch that could not be used.
+    pub fn unusable(&self) -> u64 {
+        self.samples.samples - self.usable as u64
+    }
 }
 
 impl Stepper<'_> {
@@ -93,6 +104,8 @@ impl Stepper<'_> {
             usable: total.usable as usize,
             flops: total.flops,
             caption_tokens_cut: total.cut as u64,
+            image_tokens: total.tokens as u64,
+            samples: total.samples,
             stop: total.stop > 0.0,
         })
     }
@@ -103,12 +116,15 @@ impl Stepper<'_> {
         let drawn = draw(batch, train.seed, train.caption_dropout, self.device);
         let prompts = self.conditioner.condition_samples(&batch.ids, &drawn.captions)?;
         let loss = self.config.objective.loss(&state.model, &drawn.batch, &prompts.batches);
+        let image = self.image(batch.size);
         let gradient = self.layout.gradients(&state.model, &mut loss.backward());
         let sums = LocalSums {
             loss: f64::from(loss.into_scalar::<f32>()),
             usable: batch.weights.iter().map(|&weight| f64::from(weight)).sum(),
-            flops: self.flops(&prompts, batch.image_size),
+            flops: self.flops(&prompts, image),
+            tokens: (image.rows * image.columns * batch.len()) as f64,
             cut: prompts.num_cut as f64,
+            samples: SampleSum::of_batch(batch),
             stop: 0.0,
         };
         Ok((gradient, sums))
@@ -120,14 +136,18 @@ impl Stepper<'_> {
     }
 
     /// Model FLOPs of a micro-batch, forward and backward (twice the forward), padding not counted.
-    fn flops(&self, prompts: &Conditioned, image_size: usize) -> f64 {
-        let side = image_size / self.config.model.patch_size;
-        let image = ImageTokens {
-            rows: side,
-            columns: side,
-        };
+    fn flops(&self, prompts: &Conditioned, image: ImageTokens) -> f64 {
         let forward = |text: &Vec<_>| forward_flops(&self.config.model, self.conditioning, image, text);
         prompts.tokens.iter().map(|text| 3.0 * forward(text) as f64).sum()
+    }
+
+    /// The tokens of a picture.
+    fn image(&self, size: Bucket) -> ImageTokens {
+        let patch_size = self.config.model.patch_size;
+        ImageTokens {
+            rows: size.height as usize / patch_size,
+            columns: size.width as usize / patch_size,
+        }
     }
 
     fn update(&self, state: &mut TrainState, gradient: &Tensor<1>, lr: f64) -> Result<()> {
@@ -151,6 +171,8 @@ struct LocalSums {
     usable: f64,
     flops: f64,
     cut: f64,
+    tokens: f64,
+    samples: SampleSum,
     stop: f64,
 }
 
@@ -160,19 +182,30 @@ impl LocalSums {
         self.usable += other.usable;
         self.flops += other.flops;
         self.cut += other.cut;
+        self.tokens += other.tokens;
+        self.samples += other.samples;
     }
 
     fn over_all_ranks(self, world: &World) -> Result<Self> {
-        let mut sums = [self.loss, self.usable, self.flops, self.cut, self.stop];
+        let SampleSum { samples, words } = self.samples;
+        let [samples, first, second] = [samples, words[0], words[1]].map(|count| count as f64);
+        let own = [self.loss, self.usable, self.flops, self.cut, self.tokens, self.stop];
+        let [loss, usable, flops, cut, tokens, stop] = own;
+        let mut sums = [loss, usable, flops, cut, tokens, stop, samples, first, second];
         if world.size() > 1 {
             world.sum_f64(&mut sums)?;
         }
-        let [loss, usable, flops, cut, stop] = sums;
+        let [loss, usable, flops, cut, tokens, stop, samples, first, second] = sums;
         Ok(Self {
+            samples: SampleSum {
+                samples: samples as u64,
+                words: [first as u64, second as u64],
+            },
             loss,
             usable,
             flops,
             cut,
+            tokens,
             stop,
         })
     }

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;
-use lidit_data::{Dataset, Loader, LoaderConfig, MicroBatch};
+use lidit_data::{Dataset, LoadedStep, Loader, LoaderConfig, MicroBatch, SampleOrder, Share};
 use lidit_dist::World;
 use lidit_model::{Conditioning, LiDit};
 
@@ -17,6 +17,7 @@ use crate::features::FeatureStore;
 use crate::gradients::Ownership;
 use crate::layout::FlatLayout;
 use crate::previews::Previews;
+use crate::quarantine::Quarantine;
 use crate::recorder::Recorder;
 use crate::resolve::{Start, resolve};
 use crate::run_dir::RunDir;
@@ -108,7 +109,8 @@ struct Session<'a> {
     ownership: Ownership,
     identity: Identity,
     loader: Loader,
-    dataset: Dataset,
+    order: SampleOrder,
+    quarantine: Quarantine,
     previews: Previews,
     state: TrainState,
     device: Device,
@@ -147,13 +149,28 @@ impl<'a> Session<'a> {
             seed: config.train.seed,
             global_batch: config.train.global_batch,
             micro_batch: config.train.micro_batch,
-            rank: world.rank(),
-            world_size: world.size(),
+            share: Share {
+                rank: world.rank(),
+                world_size: world.size(),
+            },
             start_step: state.step,
         };
-        let loader = Loader::new(dataset.clone(), stream)?;
+        let order = dataset.order(stream.seed, stream.global_batch);
+        for size in order.sizes() {
+            let fits = |side: u32| (side as usize).is_multiple_of(config.model.patch_size);
+            ensure!(
+                fits(size.width) && fits(size.height),
+                "model.patch_size is {}: it does not divide the data's bucket of {} x {} pixels; take another \
+                 data.image_size, or data.buckets = false",
+                config.model.patch_size,
+                size.width,
+                size.height
+            );
+        }
+        let loader = Loader::new(dataset, stream)?;
         conditioner.start(stream)?;
-        recorder.begin(&config, &state, world, &request.device_name, samples)?;
+        let unusable = recorder.begin(&config, &state, world, &request.device_name, samples)?;
+        let quarantine = Quarantine::open(run_dir, unusable, config.data.max_unusable, world)?;
         Ok(Self {
             run_dir,
             config,
@@ -163,7 +180,8 @@ impl<'a> Session<'a> {
             ownership,
             identity,
             loader,
-            dataset,
+            order,
+            quarantine,
             previews,
             state,
             device,
@@ -176,15 +194,18 @@ impl<'a> Session<'a> {
         let mut stopping = false;
         while self.state.step < self.config.train.steps && !stopping {
             let begun = Instant::now();
-            let micro_batches = self.loader.next_step()?;
+            let LoadedStep {
+                micro_batches,
+                unusable,
+            } = self.loader.next_step()?;
             self.conditioner.next_step()?;
             let waited = begun.elapsed();
-            self.state
-                .sample_digest
-                .extend(&self.dataset, &self.config.train, self.state.step);
+            self.state.sample_digest.extend(&self.order, self.state.step);
             let stats = self.step(&micro_batches, world, stop)?;
             loss = stats.loss;
             recorder.step(self.state.step, &stats, begun.elapsed(), waited)?;
+            let seen = self.state.step * self.config.train.global_batch as u64;
+            self.quarantine.add(stats.unusable(), &unusable, seen, world)?;
             self.preview(world, recorder)?;
             stopping = stats.stop;
             if stopping || self.is_save_due() {

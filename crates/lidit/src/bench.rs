@@ -1,6 +1,7 @@
 //! `lidit bench`: median and spread of the hot paths.
 
 mod encode;
+mod loader;
 
 use anyhow::Result;
 
@@ -17,11 +18,14 @@ pub struct Args {
 enum Command {
     /// Captions a second through a config's frozen language models.
     Encode(encode::Args),
+    /// Images a second from a config's data.
+    Loader(loader::Args),
 }
 
 /// Runs one of them.
 pub fn run(args: &Args) -> Result<Outcome> {
     match &args.command {
         Command::Encode(args) => encode::run(args),
+        Command::Loader(args) => loader::run(args),
     }
 }

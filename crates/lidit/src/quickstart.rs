@@ -25,6 +25,7 @@ const CONFIGS: [(&str, &str); 10] = [
         "model/refined.toml",
         include_str!("../../../configs/model/refined.toml"),
     ),
+    ("data/stream.toml", include_str!("../../../configs/data/stream.toml")),
     ("data/emoji.toml", include_str!("../../../configs/data/emoji.toml")),
     (
         "data/emoji-few.toml",

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use lidit_data::{Dataset, ManifestShard, Subset};
+use lidit_data::{Dataset, ManifestShard, SourceColumns, Subset};
 use lidit_encoders::{LlmConfig, Precision, TemplateConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,7 +14,7 @@ use crate::config::{CacheConfig, EncodersConfig};
 use crate::digest::hex;
 
 /// Version of the folder's format.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Everything that decides the bytes of a folder of features, apart from the prompts of the previews.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,12 +38,22 @@ pub struct DataIdentity {
     pub digest: String,
     /// Rows of the whole data set.
     pub rows: u64,
-    /// `data.caption_column`.
-    pub caption_column: String,
+    /// The columns of each source's captions.
+    pub captions: Vec<CaptionColumns>,
     /// `data.max_samples`.
     pub max_samples: Option<u64>,
     /// `data.subset_seed`.
     pub subset_seed: u64,
+}
+
+/// Which columns of a source hold captions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaptionColumns {
+    /// Those that came with the pictures.
+    pub original: String,
+    /// Those that a model wrote.
+    pub synthetic: Option<String>,
 }
 
 /// One encoder, readably and exactly.
@@ -187,7 +197,11 @@ impl DataIdentity {
         Self {
             digest: dataset.digest().to_owned(),
             rows: dataset.rows(),
-            caption_column: config.caption_column.clone(),
+            captions: config
+                .sources()
+                .into_iter()
+                .map(|(_, columns)| columns.into())
+                .collect(),
             max_samples: config.max_samples,
             subset_seed: config.subset_seed,
         }
@@ -196,6 +210,15 @@ impl DataIdentity {
     /// The samples.
     pub fn members(&self) -> Subset {
         Subset::new(self.rows, self.max_samples, self.subset_seed)
+    }
+}
+
+impl From<SourceColumns> for CaptionColumns {
+    fn from(columns: SourceColumns) -> Self {
+        Self {
+            original: columns.caption,
+            synthetic: columns.synthetic.map(|synthetic| synthetic.column),
+        }
     }
 }
 
@@ -293,7 +316,10 @@ mod tests {
             data: DataIdentity {
                 digest: "d".into(),
                 rows: 24,
-                caption_column: "caption".into(),
+                captions: vec![CaptionColumns {
+                    original: "caption".into(),
+                    synthetic: None,
+                }],
                 max_samples: None,
                 subset_seed: 0,
             },

@@ -94,7 +94,7 @@ impl FeatureStore {
 
     /// Starts to read the samples of a rank's steps ahead.
     pub fn start(&mut self, config: LoaderConfig) -> Result<()> {
-        self.loader = Some(FeatureLoader::new(self.set.clone(), self.dataset.clone(), config)?);
+        self.loader = Some(FeatureLoader::new(self.set.clone(), &self.dataset, config)?);
         Ok(())
     }
 

@@ -161,7 +161,7 @@ fn captions(config: &RunConfig, count: usize) -> Result<Vec<String>> {
         .into_iter()
         .filter_map(|(_, captions)| captions.into_iter().next())
         .collect();
-    ensure!(!all.is_empty(), "{} has no captions", config.data.path.display());
+    ensure!(!all.is_empty(), "the data has no captions");
     Ok(all.iter().cycle().take(count).cloned().collect())
 }
 
