@@ -197,7 +197,7 @@ fn a_folder_gives_its_pictures_in_the_order_of_their_paths() {
     assert_reasons(
         &built,
         &[
-            (0, "a.jpg: not a PNG"),
+            (0, "a.jpg: is text, not a JPEG"),
             (3, "c.png: it has no caption: no .txt or .json"),
             (4, "d.png: `caption` is a number"),
             (6, "f.png: its caption is not UTF-8"),
