@@ -245,11 +245,9 @@ fn name_of(out: &Path) -> Result<String> {
 
 // Without paths: the same set has the same manifest wherever it lies.
 fn recipe(args: &Args, kind: SourceKind) -> String {
-    let mut words = format!("data build --from {}", kind.name());
+    let mut words = vec![format!("data build --from {}", kind.name())];
     let mut add = |flag: &str, value: Option<String>| {
-        if let Some(value) = value {
-            words.push_str(&format!(" --{flag} {value}"));
-        }
+        words.extend(value.map(|value| format!("--{flag} {value}")));
     };
     let listed = |endings: &[String]| (!endings.is_empty()).then(|| endings.join(","));
     add("image-column", args.image_column.clone());
@@ -269,7 +267,7 @@ fn recipe(args: &Args, kind: SourceKind) -> String {
         Some(rows) => add("rows-per-shard", Some(rows.to_string())),
         None => add("shard-bytes", Some(args.shard_bytes.to_string())),
     }
-    words
+    words.join(" ")
 }
 
 fn on_bad(text: &str) -> Result<OnBad, String> {

@@ -75,9 +75,9 @@ impl Bar {
 }
 
 fn describe(told: &BuildProgress) -> String {
-    let mut text = format!("{} written", HumanBytes(told.bytes));
-    if told.skipped > 0 {
-        text += &format!(", {} skipped", told.skipped);
+    let written = HumanBytes(told.bytes);
+    match told.skipped {
+        0 => format!("{written} written"),
+        skipped => format!("{written} written, {skipped} skipped"),
     }
-    text
 }
