@@ -32,13 +32,13 @@ pub struct Args {
     /// What SRC is: folder, list, tar or parquet [default: told by its name and content].
     #[arg(long, value_name = "KIND")]
     from: Option<SourceKind>,
-    /// Lists, Parquet: column of pictures or their paths [default: image; lists also file_name, path].
+    /// Lists, Parquet: column of pictures or their paths [default: image; lists also `file_name`, path].
     #[arg(long, value_name = "COLUMN")]
     image_column: Option<String>,
     /// Lists, Parquet: column of captions [default: caption; lists also text].
     #[arg(long, value_name = "COLUMN")]
     caption_column: Option<String>,
-    /// Lists, Parquet: column of synthetic captions, kept as the column synthetic_caption.
+    /// Lists, Parquet: column of synthetic captions, kept as the column `synthetic_caption`.
     #[arg(long, value_name = "COLUMN")]
     synthetic_caption_column: Option<String>,
     /// Tars: endings of members that are pictures, the wanted one first [default: jpg,jpeg,png,webp,gif].
@@ -50,7 +50,7 @@ pub struct Args {
     /// Folders, tars: field of .json files that holds the caption or a list of alternatives [default: caption].
     #[arg(long, value_name = "FIELD")]
     json_field: Option<String>,
-    /// Folders, tars: field of .json files with a synthetic caption, kept as the column synthetic_caption.
+    /// Folders, tars: field of .json files with a synthetic caption, kept as the column `synthetic_caption`.
     #[arg(long, value_name = "FIELD")]
     synthetic_caption_field: Option<String>,
     /// The set's name in its manifest [default: OUT's].
