@@ -1,5 +1,7 @@
 //! Aspect-ratio buckets: the sizes that pictures are cut to when a global batch has one shape.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::DataError;
@@ -7,8 +9,8 @@ use crate::error::DataError;
 /// The sizes of a set: about `side * side` pixels each, both sides multiples of `step`, neither more than `max_ratio`
 /// times the other.
 ///
-/// The rule of `NovelAI`'s aspect-ratio bucketing: for each width the tallest height that stays within the area, so that
-/// every bucket costs the network nearly the same; those of half the area or less, where the ratio cuts them, are none.
+/// For each longer side the longest shorter one that stays within the area, so that every bucket costs the network nearly
+/// the same. Source: NovelAI, "Novel AI's Aspect Ratio Bucketing" (2022).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BucketGrid {
@@ -49,18 +51,19 @@ impl BucketGrid {
 
     /// Every bucket, from the tallest to the widest.
     pub fn buckets(&self) -> Vec<Bucket> {
-        let (units, ratio) = (self.side / self.step, self.max_ratio);
-        let widths = 1..=units * ratio;
-        widths
-            .filter_map(|width| {
-                let height = (units * units / width).min(width * ratio);
-                let is_large = 2 * width * height > units * units;
-                (is_large && width <= height * ratio).then_some(Bucket {
-                    width: width * self.step,
-                    height: height * self.step,
-                })
-            })
-            .collect()
+        let units = self.side / self.step;
+        let mut sizes = BTreeSet::new();
+        for long in units..=units * self.max_ratio {
+            let short = units * units / long;
+            if short > 0 && long <= short * self.max_ratio {
+                sizes.extend([(short, long), (long, short)]);
+            }
+        }
+        let pixels = sizes.into_iter().map(|(width, height)| Bucket {
+            width: width * self.step,
+            height: height * self.step,
+        });
+        pixels.collect()
     }
 
     /// The bucket whose shape is nearest to a picture's (smallest difference of the logarithms of width over height).
