@@ -118,8 +118,10 @@ impl Manifest {
             )));
         }
         let manifest: Self = serde_json::from_value(value).map_err(|error| refuse(error.to_string()))?;
-        if let Some(shard) = manifest.shards.iter().find(|shard| !is_plain_name(&shard.file)) {
-            return Err(refuse(format!("shard `{}` is not a file name", shard.file)));
+        let lists = manifest.files.iter().map(|list| &list.file);
+        let mut files = manifest.shards.iter().map(|shard| &shard.file).chain(lists);
+        if let Some(file) = files.find(|file| !is_plain_name(file)) {
+            return Err(refuse(format!("`{file}` is not a file name")));
         }
         Ok(manifest)
     }

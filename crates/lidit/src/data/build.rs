@@ -32,13 +32,13 @@ pub struct Args {
     /// What SRC is: folder, list, tar or parquet [default: told by its name and content].
     #[arg(long, value_name = "KIND")]
     from: Option<SourceKind>,
-    /// Lists, Parquet: column of pictures or their paths [default: image; lists also file_name, path].
+    /// Lists, Parquet: column of pictures or their paths [default: image; lists also `file_name`, path].
     #[arg(long, value_name = "COLUMN")]
     image_column: Option<String>,
     /// Lists, Parquet: column of captions [default: caption; lists also text].
     #[arg(long, value_name = "COLUMN")]
     caption_column: Option<String>,
-    /// Lists, Parquet: column of synthetic captions, kept as the column synthetic_caption.
+    /// Lists, Parquet: column of synthetic captions, kept as the column `synthetic_caption`.
     #[arg(long, value_name = "COLUMN")]
     synthetic_caption_column: Option<String>,
     /// Tars: endings of members that are pictures, the wanted one first [default: jpg,jpeg,png,webp,gif].
@@ -50,7 +50,7 @@ pub struct Args {
     /// Folders, tars: field of .json files that holds the caption or a list of alternatives [default: caption].
     #[arg(long, value_name = "FIELD")]
     json_field: Option<String>,
-    /// Folders, tars: field of .json files with a synthetic caption, kept as the column synthetic_caption.
+    /// Folders, tars: field of .json files with a synthetic caption, kept as the column `synthetic_caption`.
     #[arg(long, value_name = "FIELD")]
     synthetic_caption_field: Option<String>,
     /// The set's name in its manifest [default: OUT's].
@@ -245,11 +245,9 @@ fn name_of(out: &Path) -> Result<String> {
 
 // Without paths: the same set has the same manifest wherever it lies.
 fn recipe(args: &Args, kind: SourceKind) -> String {
-    let mut words = format!("data build --from {}", kind.name());
+    let mut words = vec![format!("data build --from {}", kind.name())];
     let mut add = |flag: &str, value: Option<String>| {
-        if let Some(value) = value {
-            words.push_str(&format!(" --{flag} {value}"));
-        }
+        words.extend(value.map(|value| format!("--{flag} {value}")));
     };
     let listed = |endings: &[String]| (!endings.is_empty()).then(|| endings.join(","));
     add("image-column", args.image_column.clone());
@@ -269,7 +267,7 @@ fn recipe(args: &Args, kind: SourceKind) -> String {
         Some(rows) => add("rows-per-shard", Some(rows.to_string())),
         None => add("shard-bytes", Some(args.shard_bytes.to_string())),
     }
-    words
+    words.join(" ")
 }
 
 fn on_bad(text: &str) -> Result<OnBad, String> {

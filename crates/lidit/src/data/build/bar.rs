@@ -11,7 +11,7 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 /// Shows a build's progress on stderr.
 pub struct Bar {
     // None before the first word, and where stderr is no terminal.
-    bar: Option<ProgressBar>,
+    shown: Option<ProgressBar>,
     begun: bool,
     last_line: Instant,
 }
@@ -20,7 +20,7 @@ impl Bar {
     /// Shows nothing yet.
     pub fn new() -> Self {
         Self {
-            bar: None,
+            shown: None,
             begun: false,
             last_line: Instant::now(),
         }
@@ -31,7 +31,7 @@ impl Bar {
         if !self.begun {
             self.begin(told);
         }
-        if let Some(bar) = &self.bar {
+        if let Some(bar) = &self.shown {
             bar.set_position(told.rows);
             if told.rows.is_multiple_of(64) {
                 bar.set_message(describe(told));
@@ -45,7 +45,7 @@ impl Bar {
 
     /// Takes the bar off the screen.
     pub fn clear(&self) {
-        if let Some(bar) = &self.bar {
+        if let Some(bar) = &self.shown {
             bar.finish_and_clear();
         }
     }
@@ -56,7 +56,7 @@ impl Bar {
             BuildStart::New => {}
             BuildStart::Resumed { rows } => eprintln!("going on after {rows} rows of an earlier attempt"),
             BuildStart::Over { reason } => {
-                eprintln!("an earlier attempt can't be gone on with ({reason}): starting over")
+                eprintln!("an earlier attempt can't be gone on with ({reason}): starting over");
             }
         }
         if stderr().is_terminal() {
@@ -69,15 +69,15 @@ impl Bar {
             // What an earlier attempt did says nothing of the time that is left.
             bar.set_position(told.rows);
             bar.reset_eta();
-            self.bar = Some(bar);
+            self.shown = Some(bar);
         }
     }
 }
 
 fn describe(told: &BuildProgress) -> String {
-    let mut text = format!("{} written", HumanBytes(told.bytes));
-    if told.skipped > 0 {
-        text += &format!(", {} skipped", told.skipped);
+    let written = HumanBytes(told.bytes);
+    match told.skipped {
+        0 => format!("{written} written"),
+        skipped => format!("{written} written, {skipped} skipped"),
     }
-    text
 }

@@ -34,7 +34,7 @@ pub struct Args {
     /// The pictures of all but twemoji are fetched with npm, once.
     #[arg(long, value_delimiter = ',')]
     styles: Vec<EmojiStyle>,
-    /// Leave so many pairs of style and emoji out of the shards and list them in held_out.jsonl.
+    /// Leave so many pairs of style and emoji out of the shards and list them in `held_out.jsonl`.
     #[arg(long, value_name = "N", default_value_t = 0, requires = "styles")]
     held_out: u32,
     /// Chooses the pairs that are left out.
