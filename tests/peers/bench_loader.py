@@ -25,6 +25,7 @@ import io
 import json
 import multiprocessing
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -121,6 +122,7 @@ def run_peer(name, data, workers, images):
     built = f"Pillow {Image.__version__}, libjpeg-turbo {features.version('libjpeg_turbo')}, torch {torch.__version__}"
     print(json.dumps({"items_per_s": rate, "median_ms": median * 1e3, "built": built}), flush=True)
     # Workers that are ahead would take part of the next run.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for worker in multiprocessing.active_children():
         worker.kill()
     os._exit(0)

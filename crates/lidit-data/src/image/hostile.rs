@@ -6,7 +6,7 @@
 use std::alloc::System;
 
 use cap::Cap;
-use image::{ImageFormat, RgbImage};
+use image::RgbImage;
 
 use super::goldens::encoded;
 use super::{Limits, decode, dimensions, to_png, upright};
@@ -135,5 +135,4 @@ fn a_cut_jpeg_is_said_to_be_cut() {
     assert!(reason.contains("cut off"), "{reason}");
     let trailing = [&jpeg[..], b"appended"].concat();
     assert_eq!(decode(&trailing, &SMALL), decode(&jpeg, &SMALL));
-    assert!(image::load_from_memory_with_format(&jpeg, ImageFormat::Jpeg).is_ok());
 }
