@@ -100,7 +100,12 @@ pub fn inspect(path: &Path, image_column: &str, caption_column: &str) -> Result<
         shards: shards.len(),
         row_groups: shards.iter().map(Shard::num_groups).sum(),
         bytes: shards.iter().map(|shard| shard.bytes).sum(),
-        largest_block: set.blocks.iter().map(|block| block.ids.end - block.ids.start).max().unwrap_or(0),
+        largest_block: set
+            .blocks
+            .iter()
+            .map(|block| block.ids.end - block.ids.start)
+            .max()
+            .unwrap_or(0),
         buckets: buckets(&set),
         columns: columns.collect(),
         captions: has(caption_column)
