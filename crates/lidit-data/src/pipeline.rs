@@ -196,13 +196,13 @@ impl Pipeline {
             }) else {
                 return;
             };
-            let rows = planned.draws.iter().map(|draw| self.rows.take(draw.id)).collect();
+            let rows: Vec<Option<ReadRow>> = planned.draws.iter().map(|draw| self.rows.take(draw.id)).collect();
             let (promise, promised) = channel();
             let (dataset, wake, config) = (self.dataset.clone(), self.wake.clone(), self.config);
             self.decoding += 1;
             self.untaken += 1;
             self.decoders.spawn(move || {
-                let step = decode_step(&dataset, &config, &planned, rows);
+                let step = decode_step(&dataset, &config, &planned, &rows);
                 drop(dataset);
                 let _ = promise.send(step);
                 let _ = wake.send(Event::Decoded);
@@ -225,7 +225,7 @@ fn decode_step(
     dataset: &Dataset,
     config: &LoaderConfig,
     planned: &PlannedStep,
-    rows: Vec<Option<ReadRow>>,
+    rows: &[Option<ReadRow>],
 ) -> LoadedStep {
     let unusable = Mutex::default();
     let decode = |index: usize| {

@@ -120,14 +120,11 @@ impl RowStore {
         let row = entry.row.clone()?;
         let step = entry.steps.pop_front()?;
         self.here.remove(&(step, id));
-        match entry.steps.front() {
-            Some(next) => {
-                self.here.insert((*next, id));
-            }
-            None => {
-                self.bytes -= size_of_row(&row);
-                self.rows.remove(&id);
-            }
+        if let Some(next) = entry.steps.front() {
+            self.here.insert((*next, id));
+        } else {
+            self.bytes -= size_of_row(&row);
+            self.rows.remove(&id);
         }
         Some(row)
     }
@@ -165,11 +162,11 @@ mod tests {
     use super::*;
     use crate::captions::Captions;
 
-    fn row(bytes: usize) -> Result<Row, String> {
-        Ok(Row {
+    fn row(bytes: usize) -> Row {
+        Row {
             image: Some(Bytes::from(vec![1; bytes])),
             captions: Captions::default(),
-        })
+        }
     }
 
     #[test]
@@ -181,7 +178,7 @@ mod tests {
         assert_eq!(store.next_read(0), Some(((0, 1), vec![5, 6])));
         assert_eq!(store.read_now(9), Some(((0, 2), vec![9])));
         assert_eq!((store.read_now(9), store.next_read(0)), (None, None));
-        store.put(vec![(5, row(10)), (6, row(10))], 0);
+        store.put(vec![(5, Ok(row(10))), (6, Ok(row(10)))], 0);
         assert_eq!([5, 6, 9].map(|id| store.is_missing(id)), [false, false, true]);
         store.put(vec![(9, Err("gone".into()))], 0);
         assert!(store.take(9).unwrap().is_err());
@@ -196,11 +193,11 @@ mod tests {
             store.want(id, id, || (0, 7));
         }
         let (_, ids) = store.next_read(0).unwrap_or_else(|| store.read_now(0).unwrap());
-        store.put(ids.into_iter().map(|id| (id, row(1000))).collect(), 0);
+        store.put(ids.into_iter().map(|id| (id, Ok(row(1000)))).collect(), 0);
         assert_eq!([0, 1, 2, 3].map(|id| store.is_missing(id)), [false, false, true, true]);
         assert!(store.take(0).is_some() && store.take(1).is_some());
         assert_eq!(store.read_now(2), Some(((0, 7), vec![3, 2])));
-        store.put(vec![(2, row(1000)), (3, row(1000))], 2);
+        store.put(vec![(2, Ok(row(1000))), (3, Ok(row(1000)))], 2);
         assert!(store.take(2).is_some() && store.take(3).is_some());
         assert_eq!((store.bytes, store.rows.len(), store.here.len()), (0, 0, 0));
     }
@@ -213,7 +210,7 @@ mod tests {
         }
         assert_eq!(store.next_read(0), None);
         let (_, ids) = store.read_now(0).unwrap();
-        store.put(ids.into_iter().map(|id| (id, row(1000))).collect(), 4);
+        store.put(ids.into_iter().map(|id| (id, Ok(row(1000)))).collect(), 4);
         assert!((0..3).all(|id| !store.is_missing(id)));
     }
 }

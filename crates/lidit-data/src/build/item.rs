@@ -3,10 +3,11 @@
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::image::Limits;
 use crate::shard_file::Captions;
 
 /// The longest picture that is taken, in bytes.
-pub(super) const MAX_PICTURE_BYTES: u64 = 256 << 20;
+pub(super) const MAX_PICTURE_BYTES: u64 = Limits::new(1).max_bytes as u64;
 
 /// One row of the input.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -135,7 +135,7 @@ impl BuildSource {
             Self::Folder(source) => Input::Folder(Folder::open(source)?),
             Self::List(source) => Input::List(List::open(source)?),
             Self::Tar(source) => Input::Tars(Tars::open(source)?),
-            Self::Parquet(source) => Input::Shards(Shards::open(source)?),
+            Self::Parquet(source) => Input::Shards(Box::new(Shards::open(source)?)),
         })
     }
 }
@@ -145,7 +145,7 @@ pub(super) enum Input<'a> {
     Folder(Folder<'a>),
     List(List<'a>),
     Tars(Tars<'a>),
-    Shards(Shards<'a>),
+    Shards(Box<Shards<'a>>),
 }
 
 impl Input<'_> {
