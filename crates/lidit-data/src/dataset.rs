@@ -219,6 +219,12 @@ impl Dataset {
         (number, source.set.block_of(id - source.first_id))
     }
 
+    /// How many rows a block has.
+    pub(crate) fn block_len(&self, (source, block): BlockKey) -> usize {
+        let ids = &self.inner.sources[source].set.blocks[block].ids;
+        (ids.end - ids.start) as usize
+    }
+
     /// Rows of one block, as they are stored. Where the block can't be read, every row says why.
     pub(crate) fn read_block(&self, (source, _): BlockKey, ids: &[u64]) -> Vec<(u64, Result<Row, String>)> {
         let mut rows = HashMap::new();

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -20,15 +21,23 @@ const ROOM: usize = 384 << 20;
 // Decoded steps in memory, as many as fit, within these bounds.
 const AHEAD_BYTES: usize = 160 << 20;
 const AHEAD_STEPS: usize = 8;
-// Blocks read at once: what hides an object store's latency.
+// Blocks read at once: what hides an object store's latency, within a bound on what is in memory meanwhile.
 const READS: usize = 16;
+const READ_ROOM: usize = 128 << 20;
+// How long reads that are under way may take when nobody waits for them any more.
+const PATIENCE: Duration = Duration::from_secs(5);
 // Decoding threads of a process. More than one training process can feed is of no use.
 const MAX_DECODERS: usize = 16;
 
 /// What wakes the pipeline.
 pub(crate) enum Event {
     /// A block was read.
-    Read(Vec<(u64, Result<Row, String>)>),
+    Read {
+        /// The wanted ones of its rows.
+        rows: Vec<(u64, Result<Row, String>)>,
+        /// How many rows it has.
+        rows_of_block: usize,
+    },
     /// A step was decoded.
     Decoded,
     /// A step was taken by the one who trains.
@@ -104,7 +113,7 @@ impl Pipeline {
         Ok((pipeline, wake, promised))
     }
 
-    /// Works until it is told to stop, then waits for what is under way.
+    /// Works until it is told to stop, then waits a little for what is under way.
     pub fn run(mut self) {
         loop {
             self.plan();
@@ -127,9 +136,9 @@ impl Pipeline {
 
     fn note(&mut self, event: Event) {
         match event {
-            Event::Read(rows) => {
+            Event::Read { rows, rows_of_block } => {
                 self.reads -= 1;
-                self.rows_under_way -= rows.len();
+                self.rows_under_way -= rows_of_block;
                 let step = self.planned.front().map_or(self.next_step, |planned| planned.step);
                 self.rows.put(rows, step);
             }
@@ -165,26 +174,35 @@ impl Pipeline {
             unread.filter(|id| self.rows.is_missing(*id)).collect()
         });
         for id in missing {
+            if !self.may_read() {
+                return;
+            }
             if let Some((block, ids)) = self.rows.read_now(id) {
                 self.start_read(block, ids);
             }
         }
-        while self.reads < READS
+        while self.may_read()
             && let Some((block, ids)) = self.rows.next_read(self.rows_under_way)
         {
             self.start_read(block, ids);
         }
     }
 
+    fn may_read(&self) -> bool {
+        self.reads == 0 || self.reads < READS && self.rows_under_way * self.rows.mean_bytes() < READ_ROOM
+    }
+
     fn start_read(&mut self, block: BlockKey, ids: Vec<u64>) {
+        // Without an offset index all rows of a block are read, whichever are wanted.
+        let rows_of_block = self.dataset.block_len(block);
         self.reads += 1;
-        self.rows_under_way += ids.len();
+        self.rows_under_way += rows_of_block;
         let (dataset, wake) = (self.dataset.clone(), self.wake.clone());
         self.readers.spawn(move || {
             let rows = dataset.read_block(block, &ids);
             drop(dataset);
             // Without a receiver the pipeline is gone, and with it the need.
-            let _ = wake.send(Event::Read(rows));
+            let _ = wake.send(Event::Read { rows, rows_of_block });
         });
     }
 
@@ -211,9 +229,10 @@ impl Pipeline {
         }
     }
 
+    // A server that does not answer must not hold up a run that was asked to stop.
     fn settle(mut self) {
         while self.reads + self.decoding > 0 {
-            match self.events.recv() {
+            match self.events.recv_timeout(PATIENCE) {
                 Ok(event) => self.note(event),
                 Err(_) => return,
             }

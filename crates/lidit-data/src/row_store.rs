@@ -137,8 +137,8 @@ impl RowStore {
         ids.push(id);
     }
 
-    // Of the rows read so far; before the first, a guess that lets reading begin.
-    fn mean_bytes(&self) -> usize {
+    /// Of a row, over those read so far; before the first, a guess that lets reading begin.
+    pub fn mean_bytes(&self) -> usize {
         const FIRST_GUESS: usize = 64 << 10;
         self.read_bytes
             .checked_div(self.read_rows)
