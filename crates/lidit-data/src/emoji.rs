@@ -241,6 +241,7 @@ mod tests {
     use super::*;
     use crate::config::DataConfig;
     use crate::dataset::Dataset;
+    use crate::test_shards::config;
 
     fn build(groups: &[EmojiGroup], limit: Option<usize>) -> EmojiBuild {
         EmojiBuild {
@@ -265,20 +266,8 @@ mod tests {
         assert_eq!(heard.last(), Some(&(24, 24)));
         assert!(manifest.licences.iter().any(|licence| licence.licence == "CC-BY-4.0"));
         let config = DataConfig {
-            path: Some(out),
-            image_column: "image".into(),
-            caption_column: "caption".into(),
             image_size: 16,
-            synthetic_caption_column: None,
-            synthetic_share: None,
-            min_side: 1,
-            max_samples: None,
-            subset_seed: 0,
-            shuffle_window: 4096,
-            lanes: 8,
-            buckets: true,
-            max_unusable: 1.0,
-            sources: vec![],
+            ..config(&out)
         };
         let dataset = Dataset::open(&config).unwrap();
         let sample = dataset.sample(0).unwrap();

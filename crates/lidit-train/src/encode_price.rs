@@ -125,8 +125,7 @@ impl TokenSample {
             .collect();
         ensure!(
             !captions.is_empty(),
-            "none of {count} sampled rows of {} has a caption",
-            dataset.config().path.display()
+            "none of {count} sampled rows of the data has a caption: look at it with lidit data inspect"
         );
         let mut sample = Self {
             llm: Vec::new(),

@@ -101,10 +101,13 @@ impl Quarantine {
     }
 
     fn write(&mut self, row: &QuarantinedRow) -> Result<()> {
-        match &mut self.file {
-            Some((lines, known)) if known.insert(row.id) => lines.append(row),
-            _ => Ok(()),
+        let Some((lines, known)) = &mut self.file else {
+            return Ok(());
+        };
+        if known.insert(row.id) {
+            lines.append(row)?;
         }
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@ mod audit;
 mod build;
 mod inspect;
 mod order;
+mod shard_args;
 mod verify;
 
 use anyhow::Result;

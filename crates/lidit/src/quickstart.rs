@@ -14,7 +14,7 @@ use crate::outcome::{Exit, Outcome};
 use crate::{fetch, sample};
 
 /// The built-in run and the parts it includes, as they lie under `configs/`.
-const CONFIGS: [(&str, &str); 10] = [
+const CONFIGS: [(&str, &str); 11] = [
     (
         "run/quickstart.toml",
         include_str!("../../../configs/run/quickstart.toml"),

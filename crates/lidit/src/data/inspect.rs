@@ -1,29 +1,27 @@
 //! `lidit data inspect PATH`: schema, rows, sizes, caption statistics.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 
 use anyhow::Result;
 use lidit_data::{Inspection, inspect};
 
+use super::shard_args::ShardArgs;
 use crate::outcome::Outcome;
 
 /// Arguments of `lidit data inspect`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A manifest or its folder, a Parquet file, a folder of them, or a glob.
-    path: PathBuf,
-    /// Column of pictures.
-    #[arg(long, value_name = "COLUMN", default_value = "image")]
-    image_column: String,
-    /// Column of captions.
-    #[arg(long, value_name = "COLUMN", default_value = "caption")]
-    caption_column: String,
+    #[command(flatten)]
+    shards: ShardArgs,
 }
 
 /// Looks at shards.
 pub fn run(args: &Args) -> Result<Outcome> {
-    let found = inspect(&args.path, &args.image_column, &args.caption_column)?;
+    let found = inspect(
+        &args.shards.path,
+        &args.shards.image_column,
+        &args.shards.caption_column,
+    )?;
     Ok(Outcome::done(describe(&found, args)?, serde_json::to_value(&found)?))
 }
 
@@ -53,7 +51,7 @@ fn describe(found: &Inspection, args: &Args) -> Result<String> {
         None => writeln!(
             text,
             "captions: no column `{}`, name it with --caption-column",
-            args.caption_column
+            args.shards.caption_column
         )?,
     }
     match &found.images {
@@ -71,7 +69,7 @@ fn describe(found: &Inspection, args: &Args) -> Result<String> {
         None => writeln!(
             text,
             "pictures: no column `{}`, name it with --image-column",
-            args.image_column
+            args.shards.image_column
         )?,
     }
     for licence in &found.licences {

@@ -1,13 +1,13 @@
 //! `lidit data verify PATH`: read and decode everything.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
 use lidit_data::{SourceColumns, SyntheticCaptions, Verification, verify};
 use serde_json::json;
 
+use super::shard_args::ShardArgs;
 use crate::outcome::{Exit, Outcome};
 
 // Bad rows that are listed for people; `--json` has them all.
@@ -16,14 +16,8 @@ const LISTED: usize = 20;
 /// Arguments of `lidit data verify`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A manifest or its folder, a Parquet file, a folder of them, a glob, or a URL of one of these.
-    path: PathBuf,
-    /// Column of pictures.
-    #[arg(long, value_name = "COLUMN", default_value = "image")]
-    image_column: String,
-    /// Column of captions.
-    #[arg(long, value_name = "COLUMN", default_value = "caption")]
-    caption_column: String,
+    #[command(flatten)]
+    shards: ShardArgs,
     /// A second column of captions, written by a model.
     #[arg(long, value_name = "COLUMN")]
     synthetic_caption_column: Option<String>,
@@ -38,8 +32,8 @@ pub struct Args {
 /// Verifies a set.
 pub fn run(args: &Args) -> Result<Outcome> {
     let columns = SourceColumns {
-        image: args.image_column.clone(),
-        caption: args.caption_column.clone(),
+        image: args.shards.image_column.clone(),
+        caption: args.shards.caption_column.clone(),
         synthetic: args
             .synthetic_caption_column
             .clone()
@@ -48,7 +42,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let bar = ProgressBar::no_length().with_style(ProgressStyle::with_template(
         "{wide_bar} {pos}/{len} rows, {per_sec}, {eta} left",
     )?);
-    let found = verify(&args.path, columns, args.min_side, |done, total| {
+    let found = verify(&args.shards.path, columns, args.min_side, |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     });
