@@ -190,16 +190,20 @@ fn a_folder_is_built_into_buckets_and_every_batch_is_of_one() {
     let audit = json(&["data", "audit", run], 0);
     // 20 steps of 12 are eight epochs of 30; each bucket's end within its own batches.
     assert!((6..=8).contains(&audit["whole_epochs"].as_u64().unwrap()), "{audit}");
+    let other = dir.path().join("other");
+    let other = other.to_str().unwrap();
     let message = error(&[
-        "data",
-        "order",
+        "train",
         config,
-        "--steps",
-        "1",
+        "--run-dir",
+        other,
         "--set",
         &set,
         "--set",
-        "data.image_size=18",
+        "data.image_size=20",
     ]);
-    assert!(message.contains("data.image_size is 18"), "{message}");
+    assert!(
+        message.contains("model.patch_size is 4") && message.contains("15 x 25"),
+        "{message}"
+    );
 }
