@@ -83,10 +83,10 @@ fn bad_rows_are_trained_around_listed_once_and_too_many_of_them_stop_the_run() {
 fn two_sources(folder: &Path, other: &Path) -> PathBuf {
     let path = folder.join("two.toml");
     let text = format!(
-        "include = [{:?}]\n[data]\npath = \"\"\nmin_side = 1\nsources = [{{ path = {:?}, weight = 1 }}, {{ path = {:?}, weight = 3 }}]\n",
-        debug_config(),
-        root().join("datasets/fixtures/emoji"),
-        other
+        "include = [\"{}\"]\n[data]\npath = \"\"\nmin_side = 1\nsources = [{{ path = \"{}\", weight = 1 }}, {{ path = \"{}\", weight = 3 }}]\n",
+        debug_config().display(),
+        root().join("datasets/fixtures/emoji").display(),
+        other.display()
     );
     fs::write(&path, text).unwrap();
     path

@@ -21,7 +21,7 @@ pub struct Args {
 #[derive(clap::Subcommand)]
 enum Command {
     /// Write Parquet shards with a manifest.
-    Build(build::Args),
+    Build(Box<build::Args>),
     /// Schema, rows, sizes, caption statistics.
     Inspect(inspect::Args),
     /// Read and decode everything, and name the rows that can't be used.
