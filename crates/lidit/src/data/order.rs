@@ -92,7 +92,7 @@ fn table(text: &mut String, reports: &[OrderReport]) -> Result<()> {
         let OrderReport { window, lanes, .. } = report;
         write!(
             text,
-            "\n{window} {lanes} {:.3} {:.3} {:.2}",
+            "\n{window} {lanes} {:.3} {:.3} {:.5}",
             report.mean_displacement, report.neighbour_correlation, report.same_block
         )?;
         for read in &report.read_amplification {
