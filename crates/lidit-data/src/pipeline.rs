@@ -17,13 +17,13 @@ use crate::order::{Draw, SampleOrder};
 use crate::row_store::{ReadRow, RowStore};
 
 // Encoded rows in memory: a window of 4,096 photos of 80 kB.
-const ROOM: usize = 384 << 20;
+const ROOM: usize = 320 << 20;
 // Decoded steps in memory, as many as fit, within these bounds.
 const AHEAD_BYTES: usize = 160 << 20;
 const AHEAD_STEPS: usize = 8;
 // Blocks read at once: what hides an object store's latency, within a bound on what is in memory meanwhile.
 const READS: usize = 16;
-const READ_ROOM: usize = 128 << 20;
+const READ_ROOM: usize = 64 << 20;
 // How long reads that are under way may take when nobody waits for them any more.
 const PATIENCE: Duration = Duration::from_secs(5);
 // Decoding threads of a process. More than one training process can feed is of no use.
