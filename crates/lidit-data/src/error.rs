@@ -68,6 +68,12 @@ pub enum DataError {
         /// What was asked for.
         path: PathBuf,
     },
+    /// Shards without a row.
+    #[error("{path}: its shards hold no rows", path = path.display())]
+    NoRows {
+        /// What was asked for.
+        path: PathBuf,
+    },
     /// A glob pattern that is none.
     #[error("{pattern}: not a glob pattern: {source}")]
     Glob {

@@ -48,7 +48,7 @@ impl OpenSource {
             }
         }
         if set.rows() == 0 {
-            return Err(DataError::NoShards { path: path.to_owned() });
+            return Err(DataError::NoRows { path: path.to_owned() });
         }
         Ok(Self { set, columns, first_id })
     }

@@ -20,8 +20,8 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<Outcome> {
     let found = audit(&RunDir::attach(&args.run)?)?;
     let mut text = format!(
-        "{} steps trained on exactly their {} samples ({} unusable), in {} attempts; every sample exactly once in each of {} whole epochs",
-        found.steps, found.samples, found.unusable, found.attempts, found.whole_epochs
+        "{} steps trained on exactly their {} samples ({} unusable); every sample exactly once in each of {} whole epochs; attempts: {}",
+        found.steps, found.samples, found.unusable, found.whole_epochs, found.attempts
     );
     for span in &found.worlds {
         let (first, last, size) = (span.first_step, span.last_step, span.world_size);

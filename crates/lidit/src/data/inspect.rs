@@ -8,6 +8,9 @@ use lidit_data::{Inspection, inspect};
 use super::shard_args::ShardArgs;
 use crate::outcome::Outcome;
 
+// The commonest sizes of pictures, for people; `--json` has them all.
+const SIZES_LISTED: usize = 8;
+
 /// Arguments of `lidit data inspect`.
 #[derive(clap::Args)]
 pub struct Args {
@@ -61,8 +64,13 @@ fn describe(found: &Inspection, args: &Args) -> Result<String> {
                 "pictures: the first {}, {} unreadable;",
                 stats.looked_at, stats.unreadable
             )?;
-            for (size, count) in &stats.sizes {
+            let mut sizes: Vec<(&String, &u64)> = stats.sizes.iter().collect();
+            sizes.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+            for (size, count) in sizes.iter().take(SIZES_LISTED) {
                 write!(text, " {count} of {size}")?;
+            }
+            if sizes.len() > SIZES_LISTED {
+                write!(text, " and {} other sizes", sizes.len() - SIZES_LISTED)?;
             }
             writeln!(text)?;
         }
