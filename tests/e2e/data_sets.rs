@@ -55,7 +55,7 @@ fn bad_rows_are_trained_around_listed_once_and_too_many_of_them_stop_the_run() {
     assert_eq!(json(&["data", "verify", path, "--strict"], 1)["usable"], 28);
 
     let set = format!("data.path={path}");
-    train(&run, &["--set", &set, "--set", "data.max_unusable=0.1"], 0);
+    train(&run, &["--set", &set], 0);
     let rows = lines(&run.join("quarantine.jsonl"));
     let mut ids: Vec<u64> = rows.iter().map(|row| row["id"].as_u64().unwrap()).collect();
     ids.sort_unstable();
@@ -66,15 +66,11 @@ fn bad_rows_are_trained_around_listed_once_and_too_many_of_them_stop_the_run() {
     assert!((28..=32).contains(&audit["unusable"].as_u64().unwrap()), "{audit}");
 
     let config = debug_config();
+    let config = config.to_str().unwrap();
     let stopped = dir.path().join("stopped");
-    let message = error(&[
-        "train",
-        config.to_str().unwrap(),
-        "--run-dir",
-        stopped.to_str().unwrap(),
-        "--set",
-        &set,
-    ]);
+    let stopped = stopped.to_str().unwrap();
+    let strict = "data.max_unusable=0.01";
+    let message = error(&["train", config, "--run-dir", stopped, "--set", &set, "--set", strict]);
     assert!(message.contains("data.max_unusable = 0.01"), "{message}");
     assert!(message.contains("quarantine.jsonl"), "{message}");
 }
