@@ -8,7 +8,7 @@ use arrow::datatypes::DataType;
 use bytes::Bytes;
 use parquet::DecodeResult;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
 use parquet::arrow::push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ColumnChunkMetaData;
@@ -18,9 +18,12 @@ use crate::error::DataError;
 use crate::footer::{Footer, general, guarded};
 use crate::page::check_pages;
 use crate::storage::Storage;
+use crate::streamed::Streamed;
 
 // Rows decoded at a time: bounds memory, since only one such batch of pictures is held while rows are handed on.
 const BATCH_ROWS: usize = 16;
+// Column chunks without an offset index that are read as a whole, at most.
+const LONG_BYTES: i64 = 32 << 20;
 
 /// A run of rows that is read at once: 24 bytes, 240 MB for the ten million of a set of a billion rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +84,9 @@ impl BlockReader<'_> {
         if places.is_empty() {
             return Ok(());
         }
+        if self.is_long() {
+            return self.stream(places, each);
+        }
         let mut decoder = guarded(|| self.decoder(places)).map_err(|error| self.wrap(&error))?;
         let mut rows = 0;
         let mut requests = 0;
@@ -108,10 +114,50 @@ impl BlockReader<'_> {
                 DecodeResult::Finished => break,
             }
         }
-        if rows == places.len() {
+        self.check_count(rows, places.len())
+    }
+
+    fn check_count(&self, rows: usize, wanted: usize) -> Result<(), DataError> {
+        if rows == wanted {
             return Ok(());
         }
-        Err(self.wrap(&general(&format!("gave {rows} of {} rows", places.len()))))
+        Err(self.wrap(&general(&format!("gave {rows} of {wanted} rows"))))
+    }
+
+    /// As [`read`](Self::read), page by page from the row group's start: it never holds more than a few pages.
+    fn stream(&self, places: &[u64], mut each: impl FnMut(RawRow)) -> Result<(), DataError> {
+        let file = Streamed::new(*self.storage, self.path, self.footer.bytes);
+        let open = || {
+            let metadata = self.footer.metadata.clone();
+            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
+            let mask = self.columns.mask(builder.parquet_schema());
+            builder
+                .with_projection(mask)
+                .with_row_groups(vec![self.group])
+                .with_row_selection(RowSelection::from(selection(places)))
+                .with_batch_size(BATCH_ROWS)
+                .build()
+        };
+        let mut batches = guarded(open).map_err(|error| self.wrap(&error))?;
+        let mut rows = 0;
+        while let Some(batch) = guarded(|| Ok(batches.next().transpose()?)).map_err(|error| self.wrap(&error))? {
+            rows += batch.num_rows();
+            for row in 0..batch.num_rows().min(places.len()) {
+                each(self.row(&batch, row));
+            }
+        }
+        self.check_count(rows, places.len())
+    }
+
+    /// Whether the pages of wanted rows can't be told before reading, and all of them are too much to hold.
+    fn is_long(&self) -> bool {
+        let metadata = self.footer.metadata.metadata();
+        let index = metadata.page_index_for_row_group(self.group);
+        let mask = self.columns.mask(metadata.file_metadata().schema_descr());
+        let chunks = metadata.row_group(self.group).columns().iter().enumerate();
+        let unknown = chunks.filter(|(leaf, _)| mask.leaf_included(*leaf) && index.page_locations(*leaf).is_none());
+        let bytes: i64 = unknown.map(|(_, chunk)| chunk.compressed_size()).sum();
+        bytes > LONG_BYTES
     }
 
     fn decoder(&self, places: &[u64]) -> Result<ParquetPushDecoder, ParquetError> {

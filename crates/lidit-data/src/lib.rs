@@ -48,6 +48,7 @@ mod shard_file;
 mod shard_set;
 mod source;
 mod storage;
+mod streamed;
 mod subset;
 #[cfg(test)]
 mod test_shards;

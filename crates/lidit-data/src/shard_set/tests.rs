@@ -10,7 +10,7 @@ use arrow::array::{Int32Array, ListBuilder, StringDictionaryBuilder};
 use arrow::datatypes::{DataType, Field, Int32Type};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel};
-use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder, WriterVersion};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder, WriterVersion};
 
 use super::*;
 use crate::test_shards::{array, write_columns, write_set};
@@ -79,6 +79,33 @@ fn check_usual(set: &ShardSet, ids: &[u64]) {
 
 fn block_ends(set: &ShardSet) -> Vec<u64> {
     set.blocks.iter().map(|block| block.ids.end).collect()
+}
+
+#[test]
+fn a_long_row_group_without_an_offset_index_is_read_page_by_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    let large = |row: usize| (row % 50 != 3).then(|| vec![row as u8; 120_000 + row]);
+    let captions: StringArray = (0..ROWS).map(caption).collect();
+    let columns = vec![
+        ("image", array((0..ROWS).map(large).collect::<BinaryArray>())),
+        ("caption", array(captions)),
+    ];
+    let properties = WriterProperties::builder()
+        .set_offset_index_disabled(true)
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_dictionary_enabled(false);
+    write(&path, columns, properties);
+    let set = ShardSet::open(&path).unwrap();
+    assert_eq!(block_ends(&set), [ROWS as u64]);
+    for ids in [vec![0], vec![2, 3, 4, 150, 299], (0..ROWS as u64).collect()] {
+        let read = rows(&set, BOTH, &ids);
+        assert_eq!(read.iter().map(|(id, _)| *id).collect::<Vec<_>>(), ids);
+        for (id, row) in read {
+            assert_eq!(row.image.as_deref(), large(id as usize).as_deref(), "row {id}");
+            assert_eq!(row.captions, caption(id as usize).into_iter().collect::<Vec<_>>());
+        }
+    }
 }
 
 #[test]
