@@ -66,20 +66,19 @@ impl RowStore {
     /// The next block to read with its wanted rows, where there is room for them beside `under_way` rows being read.
     pub fn next_read(&mut self, under_way: usize) -> Option<(BlockKey, Vec<u64>)> {
         let block = *self.queue.front()?;
-        let rows = self.wanted.get(&block).map_or(0, Vec::len);
+        let rows = self.wanted.get(&block).map_or(0, Vec::len).min(self.most_rows());
         if self.bytes + (under_way + rows) * self.mean_bytes() > self.room {
             return None;
         }
         self.queue.pop_front();
-        self.wanted.remove(&block).map(|ids| (block, ids))
+        self.take_wanted(block)
     }
 
     /// As [`next_read`](Self::next_read), for the block of a row that can't wait; `None` if it is not waiting to be read.
     pub fn read_now(&mut self, id: u64) -> Option<(BlockKey, Vec<u64>)> {
         let block = self.rows.get(&id)?.block;
-        let ids = self.wanted.remove(&block)?;
         self.queue.retain(|queued| *queued != block);
-        Some((block, ids))
+        self.take_wanted(block)
     }
 
     /// Takes in rows that were read; what doesn't fit beside them and is needed after `step` is dropped.
@@ -127,6 +126,25 @@ impl RowStore {
             self.rows.remove(&id);
         }
         Some(row)
+    }
+
+    // The rows of a block that are needed first, as many as are read at once; the others wait.
+    fn take_wanted(&mut self, block: BlockKey) -> Option<(BlockKey, Vec<u64>)> {
+        let mut ids = self.wanted.remove(&block)?;
+        ids.sort_unstable_by_key(|id| (self.rows.get(id).and_then(|entry| entry.steps.front()), *id));
+        let most = self.most_rows();
+        if ids.len() > most {
+            let rest = ids.split_off(most);
+            self.wanted.insert(block, rest);
+            self.queue.push_back(block);
+        }
+        Some((block, ids))
+    }
+
+    // A block may be a whole file: what is read at once must leave room for what is here.
+    fn most_rows(&self) -> usize {
+        const LEAST: usize = 64;
+        (self.room / 2 / self.mean_bytes()).max(LEAST)
     }
 
     fn read_later(&mut self, block: BlockKey, id: u64) {
@@ -196,10 +214,24 @@ mod tests {
         store.put(ids.into_iter().map(|id| (id, Ok(row(1000)))).collect(), 0);
         assert_eq!([0, 1, 2, 3].map(|id| store.is_missing(id)), [false, false, true, true]);
         assert!(store.take(0).is_some() && store.take(1).is_some());
-        assert_eq!(store.read_now(2), Some(((0, 7), vec![3, 2])));
+        assert_eq!(store.read_now(2), Some(((0, 7), vec![2, 3])));
         store.put(vec![(2, Ok(row(1000))), (3, Ok(row(1000)))], 2);
         assert!(store.take(2).is_some() && store.take(3).is_some());
         assert_eq!((store.bytes, store.rows.len(), store.here.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn of_a_block_larger_than_the_room_the_rows_needed_first_are_read_first() {
+        let mut store = RowStore::new(1 << 20);
+        for id in 0..200 {
+            store.want(id / 10, 199 - id, || (0, 0));
+        }
+        let (_, ids) = store.read_now(0).unwrap();
+        let first: Vec<u64> = ids.iter().copied().take(10).collect();
+        assert_eq!((ids.len(), first), (64, (190..200).collect()));
+        // The others are still to be read.
+        let (_, more) = store.read_now(0).unwrap();
+        assert!(more.len() == 64 && more.iter().all(|id| !ids.contains(id)));
     }
 
     #[test]
