@@ -144,7 +144,7 @@ impl RowStore {
     // A block may be a whole file: what is read at once must leave room for what is here.
     fn most_rows(&self) -> usize {
         const LEAST: usize = 64;
-        (self.room / 2 / self.mean_bytes()).max(LEAST)
+        (self.room / 4 / self.mean_bytes()).max(LEAST)
     }
 
     fn read_later(&mut self, block: BlockKey, id: u64) {
