@@ -8,7 +8,7 @@ use arrow::datatypes::DataType;
 use bytes::Bytes;
 use parquet::DecodeResult;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
+use parquet::arrow::arrow_reader::{ArrowReaderBuilder, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
 use parquet::arrow::push_decoder::{ParquetPushDecoder, ParquetPushDecoderBuilder};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ColumnChunkMetaData;
@@ -130,13 +130,7 @@ impl BlockReader<'_> {
         let open = || {
             let metadata = self.footer.metadata.clone();
             let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, metadata);
-            let mask = self.columns.mask(builder.parquet_schema());
-            builder
-                .with_projection(mask)
-                .with_row_groups(vec![self.group])
-                .with_row_selection(RowSelection::from(selection(places)))
-                .with_batch_size(BATCH_ROWS)
-                .build()
+            self.narrowed(builder, places).build()
         };
         let mut batches = guarded(open).map_err(|error| self.wrap(&error))?;
         let mut rows = 0;
@@ -162,13 +156,16 @@ impl BlockReader<'_> {
 
     fn decoder(&self, places: &[u64]) -> Result<ParquetPushDecoder, ParquetError> {
         let builder = ParquetPushDecoderBuilder::new_with_metadata(self.footer.metadata.clone());
+        self.narrowed(builder, places).build()
+    }
+
+    fn narrowed<T>(&self, builder: ArrowReaderBuilder<T>, places: &[u64]) -> ArrowReaderBuilder<T> {
         let mask = self.columns.mask(builder.parquet_schema());
         builder
             .with_projection(mask)
             .with_row_groups(vec![self.group])
             .with_row_selection(RowSelection::from(selection(places)))
             .with_batch_size(BATCH_ROWS)
-            .build()
     }
 
     // A range is a run of pages of one column chunk.

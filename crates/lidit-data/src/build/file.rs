@@ -35,6 +35,12 @@ pub(super) fn load(path: &Path) -> Result<Result<Vec<u8>, String>, DataError> {
     }
 }
 
+/// Opens a file for reading and writing, with what it holds; one that is not there is made.
+pub(super) fn open_kept(path: &Path) -> std::io::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false).open(path)
+}
+
 /// Size and time of change, as a line of an input's digest.
 pub(super) fn stamp(name: &str, found: &Metadata) -> String {
     let modified = found

@@ -1,12 +1,13 @@
 //! `skipped.jsonl`: the rows of the input that are not in the set, and why.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::file::open_kept;
 use crate::error::DataError;
 use crate::manifest::{ManifestFile, hex};
 
@@ -46,13 +47,7 @@ impl SkipList {
     pub fn open(folder: &Path, rows: u64, bytes: u64) -> Result<Self, DataError> {
         let path = folder.join(FILE);
         let wrap = || DataError::io(&path);
-        let options = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .clone();
-        let mut file = options.open(&path).map_err(wrap())?;
+        let mut file = open_kept(&path).map_err(wrap())?;
         file.set_len(bytes).map_err(wrap())?;
         let mut text = Vec::new();
         // Enough for the first rows, however long the list.

@@ -1,12 +1,13 @@
 //! The hidden folder in which a set is built: its lock, its state, and the move into place.
 
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::file::open_kept;
 use super::positions::Positions;
 use super::skipped::SkipList;
 use crate::error::DataError;
@@ -209,13 +210,7 @@ fn lock(folder: &Path, out: &Path) -> Result<File, DataError> {
     let token = std::process::id().to_string();
     loop {
         fs::create_dir_all(folder).map_err(DataError::io(folder))?;
-        let options = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .clone();
-        let mut file = match options.open(&path) {
+        let mut file = match open_kept(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             opened => opened.map_err(wrap())?,
         };
