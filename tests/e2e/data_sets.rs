@@ -128,6 +128,10 @@ fn data_that_can_not_be_meant_is_refused_by_its_key() {
     assert!(order(debug, "data.max_unusable=2").contains("data.max_unusable is 2"));
     assert!(order(debug, "data.synthetic_caption_column=caption").contains("data.synthetic_share is missing"));
     assert!(order(debug, "data.max_samples=25").contains("data.max_samples is 25"));
+    assert_eq!(
+        order(debug, "data.path=/no/where"),
+        "error: /no/where: entity not found"
+    );
 }
 
 /// Pictures of three shapes with captions beside them.
@@ -160,6 +164,12 @@ fn a_folder_is_built_into_buckets_and_every_batch_is_of_one() {
         0,
     );
     assert_eq!((&built["rows"], &built["shards"]), (&30.into(), &3.into()));
+    let file = dir.path().join("file");
+    fs::write(&file, "mine").unwrap();
+    let message = error(&["data", "build", pictures.to_str().unwrap(), file.to_str().unwrap()]);
+    assert!(message.contains("file: is a file"), "{message}");
+    // A refusal leaves nothing behind.
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
     let manifest: serde_json::Value = serde_json::from_slice(&fs::read(data.join("manifest.json")).unwrap()).unwrap();
     let shards = manifest["shards"].as_array().unwrap();
     let shapes: Vec<(u64, u64)> = shards

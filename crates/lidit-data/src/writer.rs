@@ -172,6 +172,7 @@ pub(crate) fn check_replaceable(out: &Path) -> Result<(), DataError> {
             .collect::<std::io::Result<Vec<_>>>()
             .map_err(DataError::io(out))?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => return refuse("is a file".to_owned()),
         Err(error) => return Err(DataError::io(out)(error)),
     };
     if present.is_empty() {

@@ -72,7 +72,7 @@ fn main() -> ExitCode {
             outcome.exit.into()
         }
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", described(&error));
             if is_lost_peer(&error) {
                 Exit::PeerFailed.into()
             } else {
@@ -96,6 +96,20 @@ fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
         Command::Bench(args) => bench::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
     }
+}
+
+/// The error and its causes, without a cause that the error before it has said already.
+fn described(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |said, cause| {
+        let cause = cause.to_string();
+        if said.is_empty() {
+            cause
+        } else if said.ends_with(&cause) {
+            said
+        } else {
+            format!("{said}: {cause}")
+        }
+    })
 }
 
 fn is_lost_peer(error: &anyhow::Error) -> bool {

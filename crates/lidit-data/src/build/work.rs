@@ -74,6 +74,8 @@ impl WorkFolder {
                 problem: "is no folder that can be written".to_owned(),
             });
         };
+        // A refusal leaves nothing behind.
+        check_replaceable(&out)?;
         fs::create_dir_all(parent).map_err(DataError::io(parent))?;
         let mut hidden = OsString::from(".");
         hidden.push(name);
@@ -81,7 +83,6 @@ impl WorkFolder {
         let path = parent.join(hidden);
         let lock = lock(&path, &out)?;
         recover(&path, &out)?;
-        check_replaceable(&out)?;
         let (state, start) = match State::read(&path, &identity)? {
             Earlier::None => (None, BuildStart::New),
             Earlier::Useless(reason) => (None, BuildStart::Over { reason }),
