@@ -11,5 +11,6 @@ mod mistakes;
 mod plan;
 mod ranks;
 mod resume;
+mod stages;
 mod training;
 mod workspace;

@@ -8,6 +8,8 @@ use lidit_encoders::{LlmConfig, PrefixKind, PromptFormat, TemplateConfig};
 use lidit_model::{InputNorm, ModelConfig, Objective, Pooling, Sampler};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::start::StartConfig;
+
 /// Version of the resolved config's format, `format_version`.
 pub const FORMAT_VERSION: u32 = 1;
 
@@ -32,6 +34,9 @@ pub struct RunConfig {
     pub train: TrainConfig,
     /// How pictures are drawn, in training and by `lidit sample`.
     pub sample: SampleConfig,
+    /// Whose weights it begins with; random ones without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<StartConfig>,
 }
 
 /// The frozen prompt encoders of a run.
@@ -212,6 +217,9 @@ impl RunConfig {
             "model.in_channels is {}: pictures are trained as pixels, which have {PIXEL_CHANNELS} channels",
             self.model.in_channels
         );
+        if let Some(start) = &self.start {
+            start.validate()?;
+        }
         self.objective.validate()?;
         self.sample.sampler.validate(&self.objective)?;
         if self.train.sample_every > 0 && self.sample.prompts.is_empty() {

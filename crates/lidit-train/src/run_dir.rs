@@ -21,6 +21,9 @@ const OWN: [&str; 7] = [
     "result.json",
 ];
 
+/// The stages of a run that has several, each with a run directory of its own below this one.
+pub(crate) const STAGES_FILE: &str = "stages.toml";
+
 /// A run directory: `config.toml`, `history.jsonl`, `metrics.jsonl`, `tensorboard/`, `samples/`, `checkpoints/`, and
 /// `result.json` last.
 ///
@@ -39,14 +42,28 @@ impl RunDir {
     /// # Errors
     /// When `root` holds anything, or another process is writing there.
     pub fn create(root: &Path) -> Result<Self> {
-        let lock = folder_lock::take(root, "run directory")?;
+        let lock = Self::hold_new(root)?._lock;
+        Self::with_folders(root, lock)
+    }
+
+    /// Takes the lock of the directory of a run with stages, each of which has a run directory below it.
+    pub(crate) fn hold(root: &Path) -> Result<Self> {
+        Ok(Self {
+            root: root.to_owned(),
+            _lock: folder_lock::take(root, "run directory")?,
+        })
+    }
+
+    /// As [`hold`](Self::hold), for a directory that holds nothing yet.
+    pub(crate) fn hold_new(root: &Path) -> Result<Self> {
+        let run = Self::hold(root)?;
         if let Some(name) = first_entry(root, Entries::All)? {
             bail!(
                 "run directory {} is not empty (it holds {name}): continue that run with --resume, or name another --run-dir",
                 root.display()
             );
         }
-        Self::with_folders(root, lock)
+        Ok(run)
     }
 
     /// Opens a run directory to continue its run; one that is missing or empty is made, as [`create`](Self::create) does.

@@ -46,7 +46,7 @@ pub struct Args {
 
 /// Draws one PNG a prompt, and a grid that shows the real pictures beside those that the run's data set has.
 pub fn run(args: &Args) -> Result<Outcome> {
-    let run_dir = RunDir::attach(&args.run)?;
+    let run_dir = RunDir::find(&args.run)?;
     let config = settings(args, &run_dir)?;
     let prompts = &config.sample.prompts;
     ensure!(
