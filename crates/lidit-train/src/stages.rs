@@ -84,9 +84,8 @@ pub(crate) fn select_stage(mut table: Table) -> Result<Table> {
 
 fn stage_table(stage: &Value) -> Result<(String, Table)> {
     let mut table = stage.as_table().context("it must be a table")?.clone();
-    let name = match table.remove("name") {
-        Some(Value::String(name)) => name,
-        _ => bail!("name is missing: the stage's folder in the run directory"),
+    let Some(Value::String(name)) = table.remove("name") else {
+        bail!("name is missing: the stage's folder in the run directory");
     };
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     ensure!(
