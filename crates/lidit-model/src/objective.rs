@@ -67,7 +67,7 @@ pub struct LossBatch {
 
 /// The noisy input of one training step and what the network should say to it.
 #[derive(Debug, Clone)]
-pub(crate) struct Noised {
+pub struct Noised {
     /// `[B, C, H, W]`.
     pub input: Tensor<4>,
     /// `[B]`, 0..1000.
@@ -86,20 +86,22 @@ impl Objective {
 
     /// As [`loss`](Self::loss), for any network.
     pub fn loss_with(&self, batch: &LossBatch, predict: impl FnOnce(Tensor<4>, Tensor<1>) -> Tensor<4>) -> Tensor<1> {
-        let Noised {
-            input,
-            timesteps,
-            target,
-        } = self.noise(batch);
-        let [b, ..] = input.dims();
-        let weights = Tensor::<1>::from_floats(batch.weights.as_slice(), &input.device()).reshape([b, 1]);
-        let error = predict(input, timesteps).cast(FloatDType::F32) - target;
+        let noised = self.noise(batch);
+        let prediction = predict(noised.input.clone(), noised.timesteps.clone());
+        Self::loss_of(&noised, prediction, &batch.weights)
+    }
+
+    /// As [`loss`](Self::loss), of a prediction `[B, C, H, W]` for `noised`; one weight a sample.
+    pub fn loss_of(noised: &Noised, prediction: Tensor<4>, weights: &[f32]) -> Tensor<1> {
+        let [b, ..] = prediction.dims();
+        let weights = Tensor::<1>::from_floats(weights, &prediction.device()).reshape([b, 1]);
+        let error = prediction.cast(FloatDType::F32) - noised.target.clone();
         let squares = (error.clone() * error).reshape([b as isize, -1]); // [B, C * H * W]
         (squares.mean_dim(1) * weights).sum()
     }
 
     /// Mixes images and noise at the drawn timesteps.
-    pub(crate) fn noise(&self, batch: &LossBatch) -> Noised {
+    pub fn noise(&self, batch: &LossBatch) -> Noised {
         let device = batch.images.device();
         let b = batch.draws.len();
         let column = |values: Vec<f32>| Tensor::<4>::from_data(TensorData::new(values, [b, 1, 1, 1]), &device);

@@ -118,6 +118,9 @@ pub struct TrainConfig {
     pub global_batch: usize,
     /// Most samples a rank runs forward and backward at once; changes memory, not results.
     pub micro_batch: usize,
+    /// 0 keeps all activations for the backward pass; n keeps the input of every n blocks and computes the rest again.
+    /// Changes memory and time, not results.
+    pub recompute_blocks: usize,
     /// Peak learning rate.
     pub lr: f64,
     /// Steps of linear warm-up.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{FloatDType, Gradients, Tensor};
+use burn::tensor::{Device, FloatDType, Gradients, Tensor};
 use lidit_model::{LiDit, is_norm_parameter};
 use serde::{Deserialize, Serialize};
 
@@ -109,16 +109,9 @@ impl FlatLayout {
 
     /// `model`'s weights as one f32 vector, `[len]`.
     pub fn values(&self, model: &LiDit) -> Tensor<1> {
-        let mut collector = Collector::new(self, Source::Values);
-        model.visit(&mut collector);
-        Tensor::cat(collector.into_parts(), 0)
-    }
-
-    /// `model`'s gradients as one f32 vector, `[len]`; a parameter that took no part in the loss has gradient 0.
-    pub fn gradients(&self, model: &LiDit, gradients: &mut Gradients) -> Tensor<1> {
-        let mut collector = Collector::new(self, Source::Gradients(gradients));
-        model.visit(&mut collector);
-        Tensor::cat(collector.into_parts(), 0)
+        let mut parts = vec![None; self.entries.len()];
+        self.collect(model, Source::Values, &mut parts);
+        Tensor::cat(parts.into_iter().flatten().collect(), 0)
     }
 
     /// `model` with its weights replaced by the flat vector `masters`, `[len]`, in the compute type of `precision`:
@@ -136,9 +129,54 @@ impl FlatLayout {
         })
     }
 
+    fn collect(&self, model: &LiDit, source: Source<'_>, parts: &mut [Option<Tensor<1>>]) {
+        model.visit(&mut Collector {
+            layout: self,
+            source,
+            path: Vec::new(),
+            parts,
+        });
+    }
+
     fn entry(&self, name: &str) -> (usize, &Entry) {
         let i = self.index[name];
         (i, &self.entries[i])
+    }
+}
+
+/// A model's gradients on their way into flat space, as the parts of a backward pass hand them over.
+pub struct FlatGradients<'a> {
+    layout: &'a FlatLayout,
+    model: &'a LiDit,
+    parts: Vec<Option<Tensor<1>>>,
+}
+
+impl<'a> FlatGradients<'a> {
+    /// Nothing yet of `model`'s gradients.
+    pub fn new(layout: &'a FlatLayout, model: &'a LiDit) -> Self {
+        Self {
+            layout,
+            model,
+            parts: vec![None; layout.entries.len()],
+        }
+    }
+
+    /// Takes the gradients of the model's parameters out of `gradients`.
+    pub fn take(&mut self, gradients: &mut Gradients) {
+        self.layout
+            .collect(self.model, Source::Gradients(gradients), &mut self.parts);
+    }
+
+    /// All of them as one f32 vector, `[len]`, on `device`; a parameter that took no part in the loss has gradient 0.
+    pub fn into_flat(self, device: &Device) -> Tensor<1> {
+        let zeros = |entry: &Entry| Tensor::zeros([entry.len()], device);
+        let parts = self.parts.into_iter().zip(&self.layout.entries);
+        Tensor::cat(
+            parts
+                .map(|(part, entry)| part.unwrap_or_else(|| zeros(entry)))
+                .collect(),
+            0,
+        )
     }
 }
 
@@ -204,22 +242,7 @@ struct Collector<'a> {
     layout: &'a FlatLayout,
     source: Source<'a>,
     path: Vec<String>,
-    parts: Vec<Option<Tensor<1>>>,
-}
-
-impl<'a> Collector<'a> {
-    fn new(layout: &'a FlatLayout, source: Source<'a>) -> Self {
-        Self {
-            layout,
-            source,
-            path: Vec::new(),
-            parts: vec![None; layout.entries.len()],
-        }
-    }
-
-    fn into_parts(self) -> Vec<Tensor<1>> {
-        self.parts.into_iter().flatten().collect()
-    }
+    parts: &'a mut [Option<Tensor<1>>],
 }
 
 impl ModuleVisitor for Collector<'_> {
@@ -233,14 +256,13 @@ impl ModuleVisitor for Collector<'_> {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let (i, entry) = self.layout.entry(&self.path.join("."));
-        let value = param.val();
         let taken = match &mut self.source {
-            Source::Values => value.inner(),
-            Source::Gradients(gradients) => value
-                .grad_remove(gradients)
-                .unwrap_or_else(|| value.inner().zeros_like()),
+            Source::Values => Some(param.val().inner()),
+            Source::Gradients(gradients) => param.val().grad_remove(gradients),
         };
-        self.parts[i] = Some(taken.reshape([entry.len()]).cast(FloatDType::F32));
+        if let Some(taken) = taken {
+            self.parts[i] = Some(taken.reshape([entry.len()]).cast(FloatDType::F32));
+        }
     }
 }
 

@@ -18,8 +18,9 @@ pub enum Start {
 }
 
 /// Keys that a continued run may change: they say how a run computes or what it records, never what it computes.
-const FREE_KEYS: [&str; 8] = [
+const FREE_KEYS: [&str; 9] = [
     "train.micro_batch",
+    "train.recompute_blocks",
     "train.sharding",
     "train.checkpoint_every",
     "train.keep_last",

@@ -1,15 +1,17 @@
 //! One optimizer step over this rank's share of the global batch.
 
+use std::num::NonZeroUsize;
+
 use anyhow::{Result, ensure};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Gradients, Tensor};
 use lidit_data::{Bucket, MicroBatch, SampleSum};
 use lidit_dist::World;
-use lidit_model::{Conditioning, ImageTokens, forward_flops};
+use lidit_model::{Conditioning, ImageTokens, LiDit, LossBatch, Objective, PromptBatch, forward_flops};
 
 use crate::conditioner::{Conditioned, Conditioner};
 use crate::config::RunConfig;
 use crate::gradients::{Ownership, clip_factor};
-use crate::layout::FlatLayout;
+use crate::layout::{FlatGradients, FlatLayout};
 use crate::sample_draws::draw;
 use crate::schedule::LrSchedule;
 use crate::state::TrainState;
@@ -115,9 +117,8 @@ impl Stepper<'_> {
         let train = &self.config.train;
         let drawn = draw(batch, train.seed, train.caption_dropout, self.device);
         let prompts = self.conditioner.condition_samples(&batch.ids, &drawn.captions)?;
-        let loss = self.config.objective.loss(&state.model, &drawn.batch, &prompts.batches);
+        let (loss, gradient) = self.loss_and_gradient(&state.model, &drawn.batch, &prompts.batches);
         let image = self.image(batch.size);
-        let gradient = self.layout.gradients(&state.model, &mut loss.backward());
         let sums = LocalSums {
             loss: f64::from(loss.into_scalar::<f32>()),
             usable: batch.weights.iter().map(|&weight| f64::from(weight)).sum(),
@@ -128,6 +129,30 @@ impl Stepper<'_> {
             stop: 0.0,
         };
         Ok((gradient, sums))
+    }
+
+    /// The sum of a micro-batch's losses and its gradient in flat space.
+    fn loss_and_gradient(&self, model: &LiDit, batch: &LossBatch, prompts: &[PromptBatch]) -> (Tensor<1>, Tensor<1>) {
+        let mut gradients = FlatGradients::new(self.layout, model);
+        let noised = self.config.objective.noise(batch);
+        let (input, timesteps) = (noised.input.clone(), noised.timesteps.clone());
+        let loss_of = |prediction| Objective::loss_of(&noised, prediction, &batch.weights);
+        let loss = match NonZeroUsize::new(self.config.train.recompute_blocks) {
+            None => {
+                let loss = loss_of(model.forward(input, timesteps, prompts));
+                gradients.take(&mut loss.backward());
+                loss
+            }
+            Some(blocks) => {
+                let loss = |prediction| {
+                    let loss = loss_of(prediction);
+                    (loss.clone(), loss)
+                };
+                let take = |part: &mut Gradients| gradients.take(part);
+                model.backward_in_segments(input, timesteps, prompts, blocks, loss, take)
+            }
+        };
+        (loss, gradients.into_flat(&self.device.clone().inner()))
     }
 
     /// Whether this rank wants `step` to be the last of this attempt.
