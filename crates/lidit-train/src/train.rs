@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;
-use lidit_data::{Dataset, LoadedStep, Loader, LoaderConfig, MicroBatch, SampleOrder, Share};
+use lidit_data::{Dataset, LoadedStep, Loader, LoaderConfig, MicroBatch, SampleOrder, Share, Wanted};
 use lidit_dist::World;
 use lidit_model::{Conditioning, LiDit};
 
@@ -153,6 +153,7 @@ impl<'a> Session<'a> {
                 rank: world.rank(),
                 world_size: world.size(),
             },
+            wanted: Wanted::All,
             start_step: state.step,
         };
         let order = dataset.order(stream.seed, stream.global_batch);
