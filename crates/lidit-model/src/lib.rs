@@ -23,6 +23,7 @@ mod mlp;
 mod modulation;
 mod norm;
 mod objective;
+mod parameter;
 mod patchify;
 mod prompts;
 mod recompute;
@@ -35,7 +36,8 @@ pub use attention::{AttentionMask, CrossAttention, QkNorm, SelfAttention, attent
 pub use block::LiDitBlock;
 pub use collaborative::{CollaborativeBranch, CollaborativeRefiner};
 pub use config::{
-    Conditioning, Fusion, InputNorm, InvalidConfig, ModelConfig, Pooling, RefinerAttention, RefinerConfig, RefinerGate,
+    Conditioning, Fusion, InputNorm, InvalidConfig, ModelConfig, Parametrization, Pooling, RefinerAttention,
+    RefinerConfig, RefinerGate,
 };
 pub use cost::{ImageTokens, ParameterCounts, TextTokens, forward_flops, parameter_counts};
 pub use final_layer::FinalLayer;
@@ -46,6 +48,7 @@ pub use mlp::{Mlp, silu};
 pub use modulation::{Gate, Modulated, Modulation};
 pub use norm::{RmsNorm, is_norm_parameter, layer_norm, rms_norm};
 pub use objective::{Epsilon, LossBatch, Noised, Objective, RectifiedFlow, TimestepDensity};
+pub use parameter::{Kind, Part, Role};
 pub use patchify::{Patchify, unpatchify};
 pub use prompts::{PromptBatch, PromptRow};
 pub use refiner::{RefinerBlock, TokenRefiner};

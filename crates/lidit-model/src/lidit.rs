@@ -8,7 +8,7 @@ use crate::block::LiDitBlock;
 use crate::collaborative::CollaborativeRefiner;
 use crate::config::{Conditioning, Fusion, InputNorm, ModelConfig, Pooling, RefinerAttention};
 use crate::final_layer::FinalLayer;
-use crate::initialize::initialize;
+use crate::initialize::{Width, initialize_at};
 use crate::linear::Linear;
 use crate::norm::{clipped_rms_norm, layer_norm, rms_norm};
 use crate::patchify::{Patchify, unpatchify};
@@ -85,7 +85,7 @@ impl LiDit {
     ///
     /// `config` must have passed [`ModelConfig::validate`].
     pub fn init(config: &ModelConfig, conditioning: &Conditioning, seed: u64, device: &Device) -> Self {
-        initialize(Self::zeros(config, conditioning, device), seed)
+        initialize_at(Self::zeros(config, conditioning, device), seed, Width::of(config))
     }
 
     /// The network with all weights zero: a frame to load weights into.

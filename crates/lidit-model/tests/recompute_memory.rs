@@ -6,8 +6,8 @@ use std::num::NonZeroUsize;
 use burn::tensor::{Device, Tensor, TensorData};
 use cap::Cap;
 use lidit_model::{
-    Conditioning, Fusion, InputNorm, LiDit, LossBatch, ModelConfig, Noised, Objective, Pooling, PromptBatch, PromptRow,
-    RectifiedFlow, RefinerAttention, RefinerConfig, RefinerGate, TimestepDensity,
+    Conditioning, Fusion, InputNorm, LiDit, LossBatch, ModelConfig, Noised, Objective, Parametrization, Pooling,
+    PromptBatch, PromptRow, RectifiedFlow, RefinerAttention, RefinerConfig, RefinerGate, TimestepDensity,
 };
 
 #[global_allocator]
@@ -26,6 +26,7 @@ fn twelve_blocks() -> LiDit {
         mlp_ratio: 4,
         patch_size: 2,
         in_channels: 3,
+        parametrization: Parametrization::Standard,
         fusion: Fusion::Collaborative,
         refiner: RefinerConfig {
             blocks: 2,

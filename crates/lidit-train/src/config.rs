@@ -123,6 +123,8 @@ pub struct TrainConfig {
     pub recompute_blocks: usize,
     /// Peak learning rate.
     pub lr: f64,
+    /// The refiners' rate is this times `lr`; refiners are all that `lidit plan` counts as such.
+    pub refiner_lr_ratio: f64,
     /// Steps of linear warm-up.
     pub warmup_steps: u64,
     /// The cosine ends at `lr * min_lr_ratio`.
@@ -131,7 +133,7 @@ pub struct TrainConfig {
     pub betas: [f32; 2],
     /// `AdamW`'s epsilon.
     pub eps: f32,
-    /// `AdamW`'s decoupled weight decay, on matrices and kernels only.
+    /// `AdamW`'s decoupled weight decay, on matrices and kernels only; not on modulation and gates.
     pub weight_decay: f32,
     /// Gradients are scaled so that their global norm is at most this.
     pub max_grad_norm: f64,
@@ -254,6 +256,11 @@ impl TrainConfig {
             self.lr.is_finite() && self.lr > 0.0,
             "train.lr is {}: it must be above 0",
             self.lr
+        );
+        ensure!(
+            self.refiner_lr_ratio.is_finite() && self.refiner_lr_ratio > 0.0,
+            "train.refiner_lr_ratio is {}: it must be above 0",
+            self.refiner_lr_ratio
         );
         ensure!(
             (0.0..=1.0).contains(&self.min_lr_ratio),

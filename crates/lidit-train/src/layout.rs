@@ -6,20 +6,10 @@ use std::ops::Range;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, FloatDType, Gradients, Tensor};
-use lidit_model::{LiDit, is_norm_parameter};
+use lidit_model::{LiDit, Role, is_norm_parameter};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Precision;
-
-/// Which treatment a parameter gets from the optimizer. Groups are contiguous in flat space, in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Group {
-    /// Matrices and convolution kernels: weight decay applies.
-    Decayed,
-    /// Biases and gains: no weight decay.
-    Plain,
-}
 
 /// One parameter's place in flat space.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,8 +21,8 @@ pub struct Entry {
     pub shape: Vec<usize>,
     /// First element in flat space.
     pub offset: usize,
-    /// Optimizer group.
-    pub group: Group,
+    /// Optimizer group. Groups are contiguous in flat space, in their order.
+    pub group: Role,
 }
 
 impl Entry {
@@ -65,7 +55,11 @@ impl FlatLayout {
     pub fn of(model: &LiDit) -> Self {
         let mut lister = Lister::default();
         model.visit(&mut lister);
-        let mut entries = lister.entries;
+        Self::from_entries(lister.entries)
+    }
+
+    /// The layout of parameters in any order; their offsets are yet to be told.
+    pub(crate) fn from_entries(mut entries: Vec<Entry>) -> Self {
         entries.sort_by(|a, b| a.group.cmp(&b.group).then_with(|| natural_order(&a.name, &b.name)));
         let mut len = 0;
         for entry in &mut entries {
@@ -96,8 +90,8 @@ impl FlatLayout {
     }
 
     /// Each group's contiguous range, in order.
-    pub fn groups(&self) -> Vec<(Group, Range<usize>)> {
-        let mut groups: Vec<(Group, Range<usize>)> = Vec::new();
+    pub fn groups(&self) -> Vec<(Role, Range<usize>)> {
+        let mut groups: Vec<(Role, Range<usize>)> = Vec::new();
         for entry in &self.entries {
             match groups.last_mut() {
                 Some((group, range)) if *group == entry.group => range.end = entry.range().end,
@@ -223,11 +217,12 @@ impl ModuleVisitor for Lister {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let name = self.path.join(".");
         self.entries.push(Entry {
-            name: self.path.join("."),
             shape: param.lazy_shape().to_vec(),
             offset: 0,
-            group: if D >= 2 { Group::Decayed } else { Group::Plain },
+            group: Role::of(&name),
+            name,
         });
     }
 }
