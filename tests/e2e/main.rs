@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod audit;
+mod averages;
 mod configs;
 mod data_order;
 mod data_sets;
@@ -13,4 +14,5 @@ mod ranks;
 mod resume;
 mod stages;
 mod training;
+mod widths;
 mod workspace;

@@ -4,6 +4,7 @@ mod allocator;
 mod bench;
 mod cache;
 mod checkpoint;
+mod coordinate_check;
 mod data;
 mod device;
 mod encode;
@@ -55,6 +56,8 @@ enum Command {
     Sample(sample::Args),
     /// Time the hot paths.
     Bench(bench::Args),
+    /// Train several widths for a few steps, with and without muP, and say how much more the wider ones move.
+    CoordinateCheck(coordinate_check::Args),
     /// List, verify and fingerprint a run's checkpoints.
     Checkpoint(checkpoint::Args),
 }
@@ -94,6 +97,7 @@ fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
         Command::Launch(args) => launch::run(args),
         Command::Sample(args) => sample::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::CoordinateCheck(args) => coordinate_check::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
     }
 }
