@@ -12,4 +12,5 @@ mod plan;
 mod ranks;
 mod resume;
 mod training;
+mod vae;
 mod workspace;
