@@ -13,4 +13,5 @@ mod ranks;
 mod resume;
 mod stages;
 mod training;
+mod vae;
 mod workspace;
