@@ -14,5 +14,6 @@ mod ranks;
 mod resume;
 mod stages;
 mod training;
+mod vae;
 mod widths;
 mod workspace;

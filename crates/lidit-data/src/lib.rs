@@ -71,6 +71,7 @@ pub use feature_file::FeatureFile;
 pub use feature_loader::FeatureLoader;
 pub use feature_row::{FeatureRow, PromptFeatures, StoredLatents};
 pub use feature_set::{FeatureSet, FeatureSource, SampleFeatures};
+pub use image::read_picture;
 pub use inspect::{CaptionStats, ColumnInfo, ImageStats, Inspection, inspect};
 pub use loader::{LoadedStep, Loader, LoaderConfig};
 pub use manifest::{FORMAT_VERSION, Licence, Manifest, ManifestColumn, ManifestFile, ManifestShard};

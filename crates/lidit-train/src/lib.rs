@@ -60,7 +60,7 @@ pub use features::{
     DataIdentity, EncoderIdentity, FeatureIdentity, FeatureManifest, FeatureRequest, FeatureStore, FeaturesWritten,
     write_features,
 };
-pub use generate::Request;
+pub use generate::{Request, to_pictures};
 pub use image_grid::{GridRow, ImageGrid, Tile};
 pub use layout::FlatLayout;
 pub use manifest::Manifest;

@@ -15,6 +15,7 @@ mod plan;
 mod quickstart;
 mod sample;
 mod train;
+mod vae;
 
 use std::process::ExitCode;
 
@@ -54,6 +55,8 @@ enum Command {
     Launch(launch::Args),
     /// Draw pictures from prompts with a trained run.
     Sample(sample::Args),
+    /// Turn pictures into an autoencoder's latents and back.
+    Vae(vae::Args),
     /// Time the hot paths.
     Bench(bench::Args),
     /// Train several widths for a few steps, with and without muP, and say how much more the wider ones move.
@@ -96,6 +99,7 @@ fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
         Command::Train(args) => train::run(args),
         Command::Launch(args) => launch::run(args),
         Command::Sample(args) => sample::run(args),
+        Command::Vae(args) => vae::run(args),
         Command::Bench(args) => bench::run(args),
         Command::CoordinateCheck(args) => coordinate_check::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
