@@ -7,7 +7,7 @@ from collections import defaultdict
 import matplotlib
 
 matplotlib.use("svg")
-matplotlib.rcParams["svg.hashsalt"] = "lidit"  # the same file from the same numbers
+matplotlib.rcParams.update({"svg.hashsalt": "lidit", "svg.fonttype": "none"})  # small, and the same from the same numbers
 import matplotlib.pyplot as plt
 
 LAYERS = ["blocks.0", "blocks.1", "output"]
