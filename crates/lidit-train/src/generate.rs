@@ -3,11 +3,12 @@
 use anyhow::Result;
 use burn::tensor::{Device, Tensor, TensorData};
 use image::RgbImage;
-use lidit_data::{SampleRng, Stream};
+use lidit_data::{Bucket, SampleRng, Stream};
 use lidit_model::{LiDit, Objective};
 
 use crate::conditioner::Conditioner;
 use crate::config::{RunConfig, SampleConfig};
+use crate::latents::LatentSpace;
 
 /// Pictures drawn at once.
 const CHUNK: usize = 16;
@@ -18,6 +19,8 @@ pub struct Request<'a> {
     pub model: &'a LiDit,
     /// The frozen encoders it was trained with.
     pub conditioner: &'a Conditioner,
+    /// What lies between network and pictures.
+    pub latents: &'a LatentSpace,
     /// What the network predicts.
     pub objective: &'a Objective,
     /// Sampler, steps, guidance, seed.
@@ -30,10 +33,17 @@ pub struct Request<'a> {
 
 impl<'a> Request<'a> {
     /// A request with the settings of `config`.
-    pub fn new(model: &'a LiDit, conditioner: &'a Conditioner, config: &'a RunConfig, device: &'a Device) -> Self {
+    pub fn new(
+        model: &'a LiDit,
+        conditioner: &'a Conditioner,
+        latents: &'a LatentSpace,
+        config: &'a RunConfig,
+        device: &'a Device,
+    ) -> Self {
         Self {
             model,
             conditioner,
+            latents,
             objective: &config.objective,
             sample: &config.sample,
             image_size: config.data.image_size as usize,
@@ -64,16 +74,17 @@ impl<'a> Request<'a> {
             &unconditioned.batches,
             |_| {},
         );
-        Ok(to_pictures(&pixels))
+        Ok(to_pictures(&self.latents.decode(pixels)))
     }
 
     fn noise(&self, first: usize, count: usize) -> Tensor<4> {
-        let side = self.image_size;
-        let mut noise = vec![0.0f32; count * 3 * side * side];
-        for (i, out) in noise.chunks_exact_mut(3 * side * side).enumerate() {
+        let [height, width] = self.latents.grid(Bucket::square(self.image_size as u32));
+        let channels = self.latents.channels();
+        let mut noise = vec![0.0f32; count * channels * height * width];
+        for (i, out) in noise.chunks_exact_mut(channels * height * width).enumerate() {
             SampleRng::new(self.sample.seed, 0, (first + i) as u64, Stream::Generation).fill_normal(out);
         }
-        Tensor::from_data(TensorData::new(noise, [count, 3, side, side]), self.device)
+        Tensor::from_data(TensorData::new(noise, [count, channels, height, width]), self.device)
     }
 }
 

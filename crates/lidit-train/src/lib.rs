@@ -25,6 +25,7 @@ mod gradients;
 mod hparams;
 mod image_grid;
 mod jsonl;
+mod latents;
 mod layout;
 mod manifest;
 mod memory;
@@ -60,6 +61,7 @@ pub use features::{
 };
 pub use generate::{Request, to_pictures};
 pub use image_grid::{GridRow, ImageGrid, Tile};
+pub use latents::{KlConfig, LatentSpace, VaeConfig};
 pub use layout::FlatLayout;
 pub use manifest::Manifest;
 pub use memory::MemoryEstimate;

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use lidit_data::Dataset;
 use lidit_model::LiDit;
 use lidit_train::{
-    Checkpoint, Conditioner, FlatLayout, Identity, Request, RunConfig, RunDir, Weights, compare, load_for_drawing,
-    real_picture,
+    Checkpoint, Conditioner, FlatLayout, Identity, LatentSpace, Request, RunConfig, RunDir, Weights, compare,
+    load_for_drawing, real_picture,
 };
 use serde_json::json;
 
@@ -56,18 +56,20 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let checkpoint = newest(&run_dir)?;
     let device = args.device.open(0)?;
     let conditioner = Conditioner::load(&config.encoders, &device, &fetch::resolve_model)?;
+    let latents = LatentSpace::open(&config.vae, &config.model, &device)?;
     let identity = Identity {
         dataset: String::new(),
         encoders: conditioner.fingerprints()?,
+        vae: latents.fingerprint().to_owned(),
     };
-    identity.check_encoders(&checkpoint)?;
+    identity.check_frozen(&checkpoint)?;
     let model = LiDit::zeros(&config.model, &conditioner.conditioning(&config.encoders), &device);
     let layout = FlatLayout::of(&model);
     checkpoint.check_layout(layout.entries())?;
     let model = load_for_drawing(&checkpoint.weights(args.weights)?, &layout, &config, model, &device);
     std::fs::create_dir_all(&args.out).with_context(|| format!("creating {}", args.out.display()))?;
     let total = prompts.len();
-    let pictures = Request::new(&model, &conditioner, &config, &device)
+    let pictures = Request::new(&model, &conditioner, &latents, &config, &device)
         .draw(prompts, 0, |done| eprintln!("drew {done}/{total} pictures"))?;
 
     let mut images = Vec::new();
