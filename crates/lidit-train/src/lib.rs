@@ -26,6 +26,7 @@ mod hparams;
 mod image_grid;
 mod jsonl;
 mod layout;
+mod loss_bins;
 mod manifest;
 mod memory;
 mod optimizer;
@@ -54,7 +55,7 @@ pub use features::{
     DataIdentity, EncoderIdentity, FeatureIdentity, FeatureManifest, FeatureRequest, FeatureStore, FeaturesWritten,
     write_features,
 };
-pub use generate::Request;
+pub use generate::{Drawing, Request, batches, check_size, size_of_aspect};
 pub use image_grid::{GridRow, ImageGrid, Tile};
 pub use layout::FlatLayout;
 pub use manifest::Manifest;

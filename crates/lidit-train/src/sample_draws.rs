@@ -12,8 +12,14 @@ pub struct Drawn<'a> {
     pub captions: Vec<&'a str>,
 }
 
-/// Draws noise, timesteps and caption dropout for `batch`.
-pub fn draw<'a>(batch: &'a MicroBatch, seed: u64, caption_dropout: f32, device: &Device) -> Drawn<'a> {
+/// Draws noise, timesteps and caption dropout for `batch`, whose pictures the network reads as `image_tokens` each.
+pub fn draw<'a>(
+    batch: &'a MicroBatch,
+    image_tokens: usize,
+    seed: u64,
+    caption_dropout: f32,
+    device: &Device,
+) -> Drawn<'a> {
     let (width, height) = (batch.size.width as usize, batch.size.height as usize);
     let shape = [batch.ids.len(), 3, height, width];
     let mut noise = vec![0.0f32; batch.pixels.len()];
@@ -33,6 +39,7 @@ pub fn draw<'a>(batch: &'a MicroBatch, seed: u64, caption_dropout: f32, device: 
             noise: Tensor::from_data(TensorData::new(noise, shape), device),
             draws,
             weights: batch.weights.clone(),
+            image_tokens,
         },
         captions,
     }

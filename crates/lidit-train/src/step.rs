@@ -10,6 +10,7 @@ use crate::conditioner::{Conditioned, Conditioner};
 use crate::config::RunConfig;
 use crate::gradients::{Ownership, clip_factor};
 use crate::layout::FlatLayout;
+use crate::loss_bins::{BINS, LossBins};
 use crate::sample_draws::draw;
 use crate::schedule::LrSchedule;
 use crate::state::TrainState;
@@ -40,6 +41,8 @@ pub struct Stepper<'a> {
 pub struct StepStats {
     /// Mean loss over the global batch's usable samples.
     pub loss: f64,
+    /// Unweighted losses of the same samples, by their times.
+    pub loss_bins: LossBins,
     /// L2 norm of the mean gradient before clipping.
     pub grad_norm: f64,
     /// Learning rate of the update.
@@ -99,6 +102,7 @@ impl Stepper<'_> {
         self.update(state, &clipped, lr)?;
         Ok(StepStats {
             loss,
+            loss_bins: total.loss_bins,
             grad_norm,
             lr,
             usable: total.usable as usize,
@@ -113,16 +117,21 @@ impl Stepper<'_> {
     /// One micro-batch's gradient sum in flat space, and its share of the step's sums.
     fn forward_backward(&self, state: &TrainState, batch: &MicroBatch) -> Result<(Tensor<1>, LocalSums)> {
         let train = &self.config.train;
-        let drawn = draw(batch, train.seed, train.caption_dropout, self.device);
-        let prompts = self.conditioner.condition_samples(&batch.ids, &drawn.captions)?;
-        let loss = self.config.objective.loss(&state.model, &drawn.batch, &prompts.batches);
         let image = self.image(batch.size);
-        let gradient = self.layout.gradients(&state.model, &mut loss.backward());
+        let tokens = image.rows * image.columns;
+        let drawn = draw(batch, tokens, train.seed, train.caption_dropout, self.device);
+        let prompts = self.conditioner.condition_samples(&batch.ids, &drawn.captions)?;
+        let losses = self.config.objective.loss(&state.model, &drawn.batch, &prompts.batches);
+        let gradient = self.layout.gradients(&state.model, &mut losses.sum.backward());
+        // One transfer for all numbers.
+        let numbers = Tensor::cat(vec![losses.sum.inner(), losses.each], 0).into_data();
+        let numbers: Vec<f32> = numbers.iter::<f32>().collect();
         let sums = LocalSums {
-            loss: f64::from(loss.into_scalar::<f32>()),
+            loss: f64::from(numbers[0]),
+            loss_bins: LossBins::of_samples(&losses.times, &numbers[1..], &batch.weights),
             usable: batch.weights.iter().map(|&weight| f64::from(weight)).sum(),
             flops: self.flops(&prompts, image),
-            tokens: (image.rows * image.columns * batch.len()) as f64,
+            tokens: (tokens * batch.len()) as f64,
             cut: prompts.num_cut as f64,
             samples: SampleSum::of_batch(batch),
             stop: 0.0,
@@ -168,6 +177,7 @@ impl Stepper<'_> {
 #[derive(Clone, Copy, Debug, Default)]
 struct LocalSums {
     loss: f64,
+    loss_bins: LossBins,
     usable: f64,
     flops: f64,
     cut: f64,
@@ -179,6 +189,7 @@ struct LocalSums {
 impl LocalSums {
     fn add(&mut self, other: &Self) {
         self.loss += other.loss;
+        self.loss_bins += other.loss_bins;
         self.usable += other.usable;
         self.flops += other.flops;
         self.cut += other.cut;
@@ -191,17 +202,32 @@ impl LocalSums {
         let [samples, first, second] = [samples, words[0], words[1]].map(|count| count as f64);
         let own = [self.loss, self.usable, self.flops, self.cut, self.tokens, self.stop];
         let [loss, usable, flops, cut, tokens, stop] = own;
-        let mut sums = [loss, usable, flops, cut, tokens, stop, samples, first, second];
+        let bins = self.loss_bins.numbers();
+        let mut sums = [0.0; 9 + 2 * BINS];
+        sums[..9].copy_from_slice(&[loss, usable, flops, cut, tokens, stop, samples, first, second]);
+        sums[9..].copy_from_slice(&bins);
         if world.size() > 1 {
             world.sum_f64(&mut sums)?;
         }
-        let [loss, usable, flops, cut, tokens, stop, samples, first, second] = sums;
+        let [
+            loss,
+            usable,
+            flops,
+            cut,
+            tokens,
+            stop,
+            samples,
+            first,
+            second,
+            ref bins @ ..,
+        ] = sums;
         Ok(Self {
             samples: SampleSum {
                 samples: samples as u64,
                 words: [first as u64, second as u64],
             },
             loss,
+            loss_bins: LossBins::of_numbers(bins),
             usable,
             flops,
             cut,
