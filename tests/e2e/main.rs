@@ -11,5 +11,6 @@ mod mistakes;
 mod plan;
 mod ranks;
 mod resume;
+mod sampling;
 mod training;
 mod workspace;
