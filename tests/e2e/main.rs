@@ -12,6 +12,7 @@ mod mistakes;
 mod plan;
 mod ranks;
 mod resume;
+mod sampling;
 mod stages;
 mod training;
 mod vae;

@@ -130,16 +130,20 @@ fn take_includes(table: &mut Table, path: &Path) -> Result<Vec<String>> {
     }
 }
 
-/// Tables merge key by key; anything else is replaced.
+/// Tables merge key by key, but one of another `kind` has other keys and replaces the whole table, as anything else does.
 pub(crate) fn merge(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
-            (Some(Value::Table(base)), Value::Table(over)) => merge(base, over),
+            (Some(Value::Table(base)), Value::Table(over)) if !is_another_kind(base, &over) => merge(base, over),
             (_, value) => {
                 base.insert(key, value);
             }
         }
     }
+}
+
+fn is_another_kind(base: &Table, over: &Table) -> bool {
+    matches!((base.get("kind"), over.get("kind")), (Some(a), Some(b)) if a != b)
 }
 
 fn resolve_paths(table: &mut Table, folder: &Path) -> Result<()> {

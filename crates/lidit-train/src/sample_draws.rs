@@ -12,8 +12,9 @@ pub struct Drawn<'a> {
     pub captions: Vec<&'a str>,
 }
 
-/// Draws noise, timesteps and caption dropout for `batch`; `images` is what the network sees of its pictures.
-pub fn draw(batch: &MicroBatch, images: Tensor<4>, seed: u64, caption_dropout: f32) -> Drawn<'_> {
+/// Draws noise, timesteps and caption dropout for `batch`; `images` is what the network sees of its pictures, as
+/// `image_tokens` each.
+pub fn draw(batch: &MicroBatch, images: Tensor<4>, image_tokens: usize, seed: u64, caption_dropout: f32) -> Drawn<'_> {
     let shape = images.dims();
     let [b, c, h, w] = shape;
     let mut noise = vec![0.0f32; b * c * h * w];
@@ -33,6 +34,7 @@ pub fn draw(batch: &MicroBatch, images: Tensor<4>, seed: u64, caption_dropout: f
             images,
             draws,
             weights: batch.weights.clone(),
+            image_tokens,
         },
         captions,
     }
