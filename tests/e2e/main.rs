@@ -12,5 +12,7 @@ mod plan;
 mod ranks;
 mod resume;
 mod sampling;
+mod stages;
 mod training;
+mod vae;
 mod workspace;

@@ -89,3 +89,27 @@ fn bf16_trains_and_stays_near_f32() {
     // The first step's output is zero in both: the final layer starts there.
     assert_ne!(f32_losses, bf16_losses, "bf16 computed in f32");
 }
+
+#[test]
+fn recomputation_changes_no_loss_and_a_resume_may_turn_it_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let [plain, again, resumed] = ["plain", "again", "resumed"].map(|name| dir.path().join(name));
+    let steps = ["--set", "train.steps=8", "--set", "train.sample_every=0"];
+    let recompute = ["--set", "train.recompute_blocks=1"];
+    train(&plain, &steps, 0);
+    train(&again, &[&steps[..], &recompute].concat(), 0);
+    train(&resumed, &[&steps[..], &["--set", "train.stop_after=4"]].concat(), 75);
+    train(&resumed, &[&["--resume"], &recompute[..]].concat(), 0);
+    let expected = losses(&plain);
+    for run in [again, resumed] {
+        let losses = losses(&run);
+        assert_eq!(losses.len(), expected.len());
+        for ((step, loss), (_, expected)) in losses.iter().zip(&expected) {
+            assert!(
+                (loss - expected).abs() <= 1e-6 * expected,
+                "{}, step {step}: loss {loss}, without recomputation {expected}",
+                run.display()
+            );
+        }
+    }
+}

@@ -389,6 +389,40 @@ def make_adamw():
     f.save()
 
 
+def make_adamw_groups():
+    """Parameter groups of three elements each, in lidit's order, under muP at twice the base width with
+    `refiner_lr_ratio = 0.25`; `in.hyper` as in `make_adamw`, the rate being the backbone's at the base width."""
+    f = File("adamw_groups", 71)
+    lr, decay = 1e-2, 0.1
+    hyper = [lr, 0.9, 0.95, 1e-8, decay]
+    f.given("hyper", torch.tensor(hyper))
+    groups = [  # rate, weight decay
+        (lr / 2, 2 * decay),  # backbone, hidden
+        (lr, decay),  # backbone, input
+        (lr / 2, 2 * decay),  # backbone, output
+        (lr / 2, 0.0),  # backbone, modulation
+        (lr, 0.0),  # backbone, vector
+        (lr / 8, 2 * decay),  # refiners, hidden
+        (lr / 4, decay),  # refiners, input
+        (lr / 8, 0.0),  # refiners, modulation
+        (lr / 4, 0.0),  # refiners, vector
+    ]
+    params = [torch.nn.Parameter(part.clone()) for part in f.input("param", 3 * len(groups)).float().split(3)]
+    optimizer = torch.optim.AdamW(
+        [{"params": [p], "lr": rate, "weight_decay": d} for p, (rate, d) in zip(params, groups)],
+        betas=tuple(hyper[1:3]),
+        eps=hyper[3],
+    )
+    for step in range(1, 4):
+        grad = f.input(f"grad.{step}", 3 * len(groups)).float() * 0.1
+        f.tensors[f"in.grad.{step}"] = grad.clone()
+        for p, g in zip(params, grad.split(3)):
+            p.grad = g.clone()
+        optimizer.step()
+        f.output(f"params.{step}", torch.cat([p.detach() for p in params]))
+    f.save()
+
+
 MAKERS = {
     "attention": make_attention,
     "layers": make_layers,
@@ -396,6 +430,7 @@ MAKERS = {
     "lidit": make_lidit,
     "objective": make_objective,
     "adamw": make_adamw,
+    "adamw_groups": make_adamw_groups,
 }
 
 if __name__ == "__main__":

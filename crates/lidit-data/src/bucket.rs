@@ -32,6 +32,16 @@ pub struct Bucket {
     pub height: u32,
 }
 
+impl Bucket {
+    /// A square of `side` pixels.
+    pub fn square(side: u32) -> Self {
+        Self {
+            width: side,
+            height: side,
+        }
+    }
+}
+
 impl BucketGrid {
     /// Refuses a grid without a square bucket.
     pub fn validate(&self) -> Result<(), DataError> {
@@ -71,10 +81,7 @@ impl BucketGrid {
         let log_ratio = |width: u32, height: u32| (f64::from(width.max(1)) / f64::from(height.max(1))).ln();
         let wanted = log_ratio(width, height);
         let off = |bucket: &Bucket| (log_ratio(bucket.width, bucket.height) - wanted).abs();
-        let square = Bucket {
-            width: self.side,
-            height: self.side,
-        };
+        let square = Bucket::square(self.side);
         let buckets = self.buckets().into_iter();
         buckets.fold(
             square,

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::bucket::Bucket;
@@ -163,17 +164,36 @@ impl Dataset {
         }
         let mut found = None;
         self.read(&[id], Wanted::All, |_, row| found = Some(row))?;
-        let side = self.inner.config.image_size;
-        let size = Bucket {
-            width: side,
-            height: side,
-        };
+        let size = Bucket::square(self.inner.config.image_size);
         let decoded = found.ok_or_else(|| "it was not found".to_owned());
-        let decoded = decoded.and_then(|row| Sample::decode(id, row, size, &self.limits()));
+        let decoded = decoded.and_then(|row| Sample::decode(id, row, size, Wanted::All, &self.limits()));
         decoded.map_err(|reason| {
             let (shard, row) = self.source_of(id).place(id);
             DataError::Unusable { shard, row, reason }
         })
+    }
+
+    /// Some rows, decoded in parallel to the sizes that training gives them, in the order asked for; an unusable one says
+    /// why. Reads each block once.
+    pub fn samples(&self, ids: &[u64]) -> Result<Vec<Result<Sample, String>>, DataError> {
+        let mut found: HashMap<u64, Row> = HashMap::new();
+        self.read(ids, Wanted::All, |id, row| {
+            found.insert(id, row);
+        })?;
+        let rows: Vec<(u64, Option<Row>)> = ids.iter().map(|id| (*id, found.remove(id))).collect();
+        let sizes = ids.iter().map(|id| self.size_of(*id)).collect::<Result<Vec<_>, _>>()?;
+        let decode = |((id, row), size): ((u64, Option<Row>), Bucket)| {
+            let row = row.ok_or_else(|| "it was not found".to_owned())?;
+            Sample::decode(id, row, size, Wanted::All, &self.limits())
+        };
+        Ok(rows.into_par_iter().zip(sizes).map(decode).collect())
+    }
+
+    /// The size that training gives a row's picture.
+    fn size_of(&self, id: u64) -> Result<Bucket, DataError> {
+        let source = self.source_of(id);
+        let shard = source.set.blocks[source.set.block_of(id - source.first_id)].shard;
+        shard_size(&self.inner.config, source, shard)
     }
 
     /// Every member's id and captions, in the order of [`Subset::id`]: a part starts with the smaller part's. Rows
@@ -229,9 +249,14 @@ impl Dataset {
     }
 
     /// Rows of one block, as they are stored. Where the block can't be read, every row says why.
-    pub(crate) fn read_block(&self, (source, _): BlockKey, ids: &[u64]) -> Vec<(u64, Result<Row, String>)> {
+    pub(crate) fn read_block(
+        &self,
+        (source, _): BlockKey,
+        ids: &[u64],
+        wanted: Wanted,
+    ) -> Vec<(u64, Result<Row, String>)> {
         let mut rows = HashMap::new();
-        let read = self.inner.sources[source].read(ids, Wanted::All, |id, row| {
+        let read = self.inner.sources[source].read(ids, wanted, |id, row| {
             rows.insert(id, row);
         });
         let reason = match read {
@@ -250,8 +275,8 @@ impl Dataset {
     }
 
     /// Decodes a row and remembers it, where the set fits into memory.
-    pub(crate) fn decode(&self, id: u64, row: Row, size: Bucket) -> Result<Arc<Sample>, String> {
-        let sample = Arc::new(Sample::decode(id, row, size, &self.limits())?);
+    pub(crate) fn decode(&self, id: u64, row: Row, size: Bucket, wanted: Wanted) -> Result<Arc<Sample>, String> {
+        let sample = Arc::new(Sample::decode(id, row, size, wanted, &self.limits())?);
         if let Some(cache) = &self.inner.cache {
             lock(cache).insert(id, sample.clone());
         }
@@ -259,7 +284,7 @@ impl Dataset {
     }
 
     /// A row that can't be used, with where it lies.
-    pub(crate) fn unusable(&self, id: u64, reason: String) -> Quarantined {
+    pub fn unusable(&self, id: u64, reason: String) -> Quarantined {
         let (shard, row) = self.source_of(id).place(id);
         Quarantined { id, shard, row, reason }
     }
@@ -303,17 +328,10 @@ fn layout(
     window: u64,
     lanes: u64,
 ) -> Result<Layout, DataError> {
-    let side = config.image_size;
     let mut all = Vec::new();
     for (number, source) in sources.iter().enumerate() {
         for block in &source.set.blocks {
-            let size = match source.set.bucket(block.shard).filter(|_| config.buckets) {
-                Some((grid, bucket)) => grid.scaled(bucket, side)?,
-                None => Bucket {
-                    width: side,
-                    height: side,
-                },
-            };
+            let size = shard_size(config, source, block.shard)?;
             all.push(BlockRows {
                 ids: source.first_id + block.ids.start..source.first_id + block.ids.end,
                 source: number,
@@ -322,6 +340,14 @@ fn layout(
         }
     }
     Ok(Layout::new(all, members, config.weights().as_deref(), window, lanes))
+}
+
+/// The size of a shard's pictures: its bucket's, or a square.
+fn shard_size(config: &DataConfig, source: &OpenSource, shard: usize) -> Result<Bucket, DataError> {
+    match source.set.bucket(shard).filter(|_| config.buckets) {
+        Some((grid, bucket)) => grid.scaled(bucket, config.image_size),
+        None => Ok(Bucket::square(config.image_size)),
+    }
 }
 
 fn digest(sources: &[OpenSource]) -> String {

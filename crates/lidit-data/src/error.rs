@@ -154,7 +154,7 @@ pub enum DataError {
         /// What was found.
         problem: String,
     },
-    /// A picture could not be decoded or encoded while building.
+    /// A picture could not be decoded or encoded.
     #[error("{what}: {reason}")]
     Picture {
         /// Which picture.

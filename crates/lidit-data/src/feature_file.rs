@@ -19,11 +19,13 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
 use crate::block::selection;
 use crate::error::DataError;
-use crate::feature_row::{FeatureRow, PromptFeatures};
+use crate::feature_row::{FeatureRow, PromptFeatures, StoredLatents};
 
 /// Version of the columns, under this key in the file's own metadata.
-const FORMAT_VERSION: &str = "1";
+const FORMAT_VERSION: &str = "2";
 const VERSION_KEY: &str = "lidit.format_version";
+/// The columns before the encoders'.
+const FIRST_ENCODER: usize = 6;
 /// Rows converted at once: what they take comes on top of the rows themselves.
 const BATCH_ROWS: usize = 16;
 
@@ -140,7 +142,7 @@ impl FeatureFile {
     fn row(&self, batch: &RecordBatch, index: usize, place: u64) -> Result<FeatureRow, DataError> {
         let count = |column: usize| batch.column(column).as_primitive::<UInt32Type>().value(index);
         let prompt = |encoder: usize| {
-            let first = 3 + 6 * encoder;
+            let first = FIRST_ENCODER + 6 * encoder;
             let ids = batch.column(first).as_list::<i32>().value(index);
             PromptFeatures {
                 ids: ids.as_primitive::<UInt32Type>().values().to_vec(),
@@ -150,10 +152,16 @@ impl FeatureFile {
                 states: batch.column(first + 5).as_binary::<i32>().value(index).to_vec(),
             }
         };
+        let latents = StoredLatents {
+            height: count(3),
+            width: count(4),
+            values: batch.column(5).as_binary::<i32>().value(index).to_vec(),
+        };
         let row = FeatureRow {
             id: batch.column(0).as_primitive::<UInt64Type>().value(index),
             caption: batch.column(1).as_string::<i32>().value(index).to_owned(),
             prompts: (0..self.num_encoders).map(prompt).collect(),
+            latents: (!latents.values.is_empty()).then_some(latents),
         };
         let (found, stored) = (row.checksum(), count(2));
         if found == stored {
@@ -228,6 +236,9 @@ fn schema(num_encoders: usize) -> Schema {
         Field::new("id", DataType::UInt64, false),
         Field::new("caption", DataType::Utf8, false),
         Field::new("checksum", DataType::UInt32, false),
+        Field::new("latents_height", DataType::UInt32, false),
+        Field::new("latents_width", DataType::UInt32, false),
+        Field::new("latents", DataType::LargeBinary, false),
     ];
     for encoder in 0..num_encoders {
         let field = |name: &str, kind| Field::new(format!("llm{encoder}_{name}"), kind, false);
@@ -254,6 +265,11 @@ fn kind(kind: &DataType) -> String {
 }
 
 fn columns(rows: &[FeatureRow], num_encoders: usize) -> Vec<ArrayRef> {
+    // A row without latents has a grid of nothing.
+    let side = |get: fn(&StoredLatents) -> u32| -> ArrayRef {
+        let sides = rows.iter().map(|row| Some(row.latents.as_ref().map_or(0, get)));
+        Arc::new(sides.collect::<UInt32Array>())
+    };
     let mut columns: Vec<ArrayRef> = vec![
         Arc::new(rows.iter().map(|row| Some(row.id)).collect::<UInt64Array>()),
         Arc::new(
@@ -262,6 +278,13 @@ fn columns(rows: &[FeatureRow], num_encoders: usize) -> Vec<ArrayRef> {
                 .collect::<StringArray>(),
         ),
         Arc::new(rows.iter().map(|row| Some(row.checksum())).collect::<UInt32Array>()),
+        side(|latents| latents.height),
+        side(|latents| latents.width),
+        Arc::new(
+            rows.iter()
+                .map(|row| Some(row.latents.as_ref().map_or(&[][..], |latents| &latents.values)))
+                .collect::<LargeBinaryArray>(),
+        ),
     ];
     for encoder in 0..num_encoders {
         let prompts = || rows.iter().map(|row| &row.prompts[encoder]);

@@ -43,6 +43,7 @@ mod tests {
     use super::*;
     use crate::feature_set::tests::{rows_of, write};
     use crate::loader::Loader;
+    use crate::open_source::Wanted;
     use crate::order::Share;
     use crate::test_shards::{config, write_set};
 
@@ -51,6 +52,7 @@ mod tests {
         global_batch: 7,
         micro_batch: 3,
         share: Share { rank: 1, world_size: 2 },
+        wanted: Wanted::Captions,
         start_step: 4,
     };
 

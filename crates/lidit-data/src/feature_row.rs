@@ -11,6 +11,19 @@ pub struct FeatureRow {
     pub caption: String,
     /// One an encoder.
     pub prompts: Vec<PromptFeatures>,
+    /// The sample's picture, on the first of its rows; none where pictures are not encoded or this one can't be used.
+    pub latents: Option<StoredLatents>,
+}
+
+/// A picture as a VAE's encoder left it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredLatents {
+    /// Height of the latent grid.
+    pub height: u32,
+    /// Width of the latent grid.
+    pub width: u32,
+    /// `[C, height, width]`, row-major, little-endian.
+    pub values: Vec<u8>,
 }
 
 /// One encoder's features of one prompt: all of it beyond the prefix that prompts share.
@@ -44,12 +57,19 @@ impl FeatureRow {
             take(&(prompt.states.len() as u64).to_le_bytes());
             take(&prompt.states);
         }
+        if let Some(latents) = &self.latents {
+            take(&latents.height.to_le_bytes());
+            take(&latents.width.to_le_bytes());
+            take(&(latents.values.len() as u64).to_le_bytes());
+            take(&latents.values);
+        }
         crc
     }
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     /// A row that differs from id to id and from caption to caption.
@@ -68,13 +88,21 @@ pub(crate) mod tests {
             id,
             caption: caption.to_owned(),
             prompts: (0..num_encoders).map(prompt).collect(),
+            latents: (!id.is_multiple_of(2)).then(|| StoredLatents {
+                height: 1,
+                width: id as u32,
+                values: vec![7; 4 * id as usize],
+            }),
         }
     }
 
     #[test]
     fn any_change_changes_the_checksum() {
         let row = example(3, "ab", 2);
-        let changes: [fn(&mut FeatureRow); 7] = [
+        let changes: [fn(&mut FeatureRow); 10] = [
+            |row| row.latents = None,
+            |row| row.latents.as_mut().unwrap().height += 1,
+            |row| row.latents.as_mut().unwrap().values[11] ^= 1,
             |row| row.id += 1,
             |row| row.caption.push(' '),
             |row| row.prompts[1].ids[0] ^= 1,

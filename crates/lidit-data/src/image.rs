@@ -5,6 +5,7 @@
 
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 use image::codecs::gif::GifDecoder;
 use image::codecs::png::PngDecoder;
@@ -24,6 +25,8 @@ pub(crate) use crop::{centre_crop, centre_square};
 use format::Format;
 use jpeg::Jpeg;
 use webp::Webp;
+
+use crate::DataError;
 
 /// What a picture may be, checked from its header before anything is decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +75,21 @@ impl Limits {
         }
         Ok(())
     }
+}
+
+/// A picture from a file, decoded as a shard's pictures are: upright, its alpha over white.
+///
+/// # Errors
+/// When the file can't be read, is no picture, or is over the limits of a shard's row.
+pub fn read_picture(path: &Path) -> Result<RgbImage, DataError> {
+    let bytes = std::fs::read(path).map_err(|source| DataError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    decode(&bytes, &Limits::new(1)).map_err(|reason| DataError::Picture {
+        what: path.display().to_string(),
+        reason,
+    })
 }
 
 /// Decodes a picture, upright and with its alpha over white. Errors say why not.

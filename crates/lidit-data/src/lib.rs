@@ -69,11 +69,13 @@ pub use emoji::{EmojiBuild, EmojiGroup, EmojiPackage, EmojiStyle, StyledEmojiBui
 pub use error::DataError;
 pub use feature_file::FeatureFile;
 pub use feature_loader::FeatureLoader;
-pub use feature_row::{FeatureRow, PromptFeatures};
+pub use feature_row::{FeatureRow, PromptFeatures, StoredLatents};
 pub use feature_set::{FeatureSet, FeatureSource, SampleFeatures};
+pub use image::read_picture;
 pub use inspect::{CaptionStats, ColumnInfo, ImageStats, Inspection, inspect};
 pub use loader::{LoadedStep, Loader, LoaderConfig};
 pub use manifest::{FORMAT_VERSION, Licence, Manifest, ManifestColumn, ManifestFile, ManifestShard};
+pub use open_source::Wanted;
 pub use order::{Draw, SampleOrder, Share};
 pub use order_report::{Amplification, OrderReport};
 pub use permutation::KeyedPermutation;

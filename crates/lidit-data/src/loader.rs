@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 use crate::batch::MicroBatch;
 use crate::dataset::{Dataset, Quarantined};
 use crate::error::DataError;
+use crate::open_source::Wanted;
 use crate::order::Share;
 use crate::pipeline::{Event, Pipeline, Promise};
 
@@ -20,6 +21,8 @@ pub struct LoaderConfig {
     pub micro_batch: usize,
     /// This rank's part of every global batch.
     pub share: Share,
+    /// Whether pictures are read and decoded, or captions alone.
+    pub wanted: Wanted,
     /// The first step handed out: the only state that a resumed run needs.
     pub start_step: u64,
 }
@@ -122,6 +125,7 @@ mod tests {
         global_batch: 12,
         micro_batch: 5,
         share: Share::ALL,
+        wanted: Wanted::All,
         start_step: 0,
     };
 
@@ -165,6 +169,34 @@ mod tests {
             .collect();
         epoch.sort_unstable();
         assert_eq!(epoch, (0..30).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn captions_alone_are_the_same_stream_without_pixels() {
+        let folder = tempfile::tempdir().unwrap();
+        write_bad_rows(&folder.path().join("a.parquet"));
+        let both = steps(&folder.path().join("a.parquet"), SOLO, 4);
+        let wanted = Wanted::Captions;
+        let captions = steps(&folder.path().join("a.parquet"), LoaderConfig { wanted, ..SOLO }, 4);
+        let mut without_picture = 0;
+        for (both, alone) in both.iter().flatten().zip(captions.iter().flatten()) {
+            assert_eq!(
+                (&both.ids, &both.epochs, both.size),
+                (&alone.ids, &alone.epochs, alone.size)
+            );
+            assert!(alone.pixels.is_empty());
+            for index in 0..both.len() {
+                if both.weights[index] > 0.0 {
+                    assert_eq!(
+                        (&both.captions[index], 1.0),
+                        (&alone.captions[index], alone.weights[index])
+                    );
+                } else if alone.weights[index] > 0.0 {
+                    without_picture += 1;
+                }
+            }
+        }
+        assert!(without_picture > 0, "no row has a caption and a bad picture");
     }
 
     #[test]

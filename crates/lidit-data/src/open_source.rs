@@ -29,7 +29,7 @@ pub(crate) struct Row {
 
 /// What of a row is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wanted {
+pub enum Wanted {
     /// Captions and picture.
     All,
     /// Captions alone.

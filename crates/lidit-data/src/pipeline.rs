@@ -197,9 +197,9 @@ impl Pipeline {
         let rows_of_block = self.dataset.block_len(block);
         self.reads += 1;
         self.rows_under_way += rows_of_block;
-        let (dataset, wake) = (self.dataset.clone(), self.wake.clone());
+        let (dataset, wake, wanted) = (self.dataset.clone(), self.wake.clone(), self.config.wanted);
         self.readers.spawn(move || {
-            let rows = dataset.read_block(block, &ids);
+            let rows = dataset.read_block(block, &ids, wanted);
             drop(dataset);
             // Without a receiver the pipeline is gone, and with it the need.
             let _ = wake.send(Event::Read { rows, rows_of_block });
@@ -252,7 +252,7 @@ fn decode_step(
         dataset.remembered(id).or_else(|| {
             let row = rows[index].clone().map(Arc::unwrap_or_clone);
             let row = row.unwrap_or_else(|| Err("it was not read".to_owned()));
-            let decoded = row.and_then(|row| dataset.decode(id, row, planned.size));
+            let decoded = row.and_then(|row| dataset.decode(id, row, planned.size, config.wanted));
             decoded
                 .map_err(|reason| note_unusable(&unusable, dataset.unusable(id, reason)))
                 .ok()
@@ -262,7 +262,7 @@ fn decode_step(
     let micro_batches = first
         .map(|first| {
             let end = (first + config.micro_batch).min(planned.draws.len());
-            MicroBatch::new(config.seed, &planned.draws[first..end], planned.size, |index| {
+            MicroBatch::new(config, &planned.draws[first..end], planned.size, |index| {
                 decode(first + index)
             })
         })

@@ -3,7 +3,7 @@
 use crate::bucket::Bucket;
 use crate::captions::Captions;
 use crate::image::{Limits, decode, decode_cropped};
-use crate::open_source::Row;
+use crate::open_source::{Row, Wanted};
 
 /// A decoded row.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,7 +12,7 @@ pub struct Sample {
     pub id: u64,
     /// The captions it may be shown with; at least one, which may be empty.
     pub captions: Captions,
-    /// RGB, row by row: `[H, W, 3]`, 0 to 255.
+    /// RGB, row by row: `[H, W, 3]`, 0 to 255. Empty where captions alone were read.
     pub pixels: Vec<u8>,
     /// Width `W` and height `H` in pixels.
     pub size: Bucket,
@@ -29,17 +29,22 @@ impl Sample {
         }
     }
 
-    /// Decodes a row to `size`, or says why it can't be used.
-    pub(crate) fn decode(id: u64, row: Row, size: Bucket, limits: &Limits) -> Result<Self, String> {
+    /// Decodes what is wanted of a row, its picture to `size`, or says why it can't be used.
+    pub(crate) fn decode(id: u64, row: Row, size: Bucket, wanted: Wanted, limits: &Limits) -> Result<Self, String> {
         if row.captions.is_empty() {
             return Err("its caption is null".to_owned());
         }
-        let bytes = row.image.ok_or("its picture is null")?;
-        let picture = decode_cropped(&bytes, (size.width, size.height), limits)?;
+        let pixels = match wanted {
+            Wanted::All => {
+                let bytes = row.image.ok_or("its picture is null")?;
+                decode_cropped(&bytes, (size.width, size.height), limits)?.into_raw()
+            }
+            Wanted::Captions => Vec::new(),
+        };
         Ok(Self {
             id,
             captions: row.captions,
-            pixels: picture.into_raw(),
+            pixels,
             size,
         })
     }

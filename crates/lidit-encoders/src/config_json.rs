@@ -95,6 +95,26 @@ impl ConfigJson {
         self.keys.get(key).is_some_and(Value::is_null)
     }
 
+    /// The names of all keys, sorted.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.keys.keys().map(String::as_str)
+    }
+
+    /// A finite number, if the key is there and not null.
+    pub fn number(&self, key: &str) -> Result<Option<f64>, EncoderError> {
+        let finite = |value: &Value| value.as_f64().filter(|number| number.is_finite());
+        self.typed(key, "a finite number", finite)
+    }
+
+    /// Positive whole numbers, if the key is there and not null.
+    pub fn counts(&self, key: &str) -> Result<Option<Vec<usize>>, EncoderError> {
+        let count = |value: &Value| value.as_u64().filter(|count| (1..1 << 32).contains(count));
+        self.typed(key, "a list of whole numbers from 1", |value| {
+            let counts = value.as_array()?.iter().map(|value| Some(count(value)? as usize));
+            counts.collect()
+        })
+    }
+
     /// A finite number above 0, if the key is there and not null.
     pub fn float(&self, key: &str) -> Result<Option<f32>, EncoderError> {
         self.typed(key, "a number above 0", positive)
@@ -128,6 +148,15 @@ impl ConfigJson {
             path: self.path.clone(),
             key: format!("{}{key}", self.place),
             expected: expected.into(),
+        }
+    }
+
+    /// The error of a key that `class` does not have.
+    pub fn unknown(&self, key: &str, class: &'static str) -> EncoderError {
+        EncoderError::UnknownKey {
+            path: self.path.clone(),
+            key: format!("{}{key}", self.place),
+            class,
         }
     }
 

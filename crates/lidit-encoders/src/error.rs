@@ -54,6 +54,24 @@ pub enum EncoderError {
         /// What was expected, and where it helps what was found.
         expected: String,
     },
+    /// A metadata key that could change the results, and that nobody knows how.
+    #[error("`{path}`: metadata key `{key}` is unknown to `{class}`: remove it if it changes nothing")]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// The class as the file names it.
+        class: &'static str,
+    },
+    /// A tile that the latents' grid can't be cut into.
+    #[error("a tile of {tile} pixels: it must be a multiple of {multiple}, four times the downsampling factor")]
+    Tile {
+        /// The side asked for, in pixels.
+        tile: usize,
+        /// What it must be a multiple of.
+        multiple: usize,
+    },
     /// A tensor that the architecture needs is absent.
     #[error("`{path}` has no tensor `{tensor}`, which its architecture needs")]
     MissingTensor {
@@ -86,11 +104,13 @@ pub enum EncoderError {
     },
     /// A folder without weights that can be read.
     #[error(
-        "`{folder}` has neither `model.safetensors` nor `model.safetensors.index.json`: save the model with safetensors (pickled `.bin` files are not read)"
+        "`{folder}` has neither `{stem}.safetensors` nor `{stem}.safetensors.index.json`: save the model with safetensors (pickled `.bin` files are not read)"
     )]
     NoWeights {
         /// The folder.
         folder: PathBuf,
+        /// What the weights should be called before their ending.
+        stem: &'static str,
     },
     /// A tensor that the architecture does not know: ignoring it would give wrong states in silence.
     #[error("`{path}`: tensor `{tensor}` is unknown to architecture `{architecture}`")]

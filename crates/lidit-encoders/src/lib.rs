@@ -1,4 +1,5 @@
-//! Frozen prompt encoders: a caption in, the states of a language model's late layer out.
+//! Frozen networks: prompt encoders (a caption in, the states of a language model's late layer out) and autoencoders
+//! ([`AutoencoderKl`]: pictures to latents and back).
 //!
 //! [`PromptEncoder`] joins the parts: a [`TemplateConfig`] puts the paper's instruction before the caption, a
 //! [`Tokenizer`] turns the prompt into ids, an [`Llm`] computes the states. Weights and tokenizer come from one
@@ -36,10 +37,12 @@ mod shape;
 mod stored;
 mod subword;
 mod template;
+mod tensor_files;
 mod tensor_names;
 mod tokenizer;
 mod tokenizer_class;
 mod tokenizer_config;
+pub mod vae;
 mod vocabulary;
 mod weights;
 mod weights_digest;
@@ -52,6 +55,8 @@ pub use layer_choice::{LayerChoice, Layers, LlmConfig};
 pub use llm::{Beginning, Llm, Shared};
 pub use model_files::ModelFiles;
 pub use prompt_encoder::{Prefix, PromptEncoder, PromptStates};
+pub use safetensors_file::read_tensor;
 pub use shape::{Activation, Biases, LayerAttention, LlmShape, Position};
 pub use template::{PrefixKind, Prompt, PromptFormat, PromptTemplate, TemplateConfig};
 pub use tokenizer::{Ends, Segment, Token, Tokenizer};
+pub use vae::AutoencoderKl;

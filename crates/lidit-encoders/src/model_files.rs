@@ -64,7 +64,9 @@ impl ModelFiles {
     pub fn naming(&self, shape: &LlmShape) -> Naming {
         match self {
             Self::Gguf(_) => Naming::Gguf,
-            Self::Folder(folder) => Naming::of_folder(shape.architecture, |name| folder.shape(name).is_some()),
+            Self::Folder(folder) => {
+                Naming::of_folder(shape.architecture, |name| folder.tensors().shape(name).is_some())
+            }
         }
     }
 
@@ -72,7 +74,7 @@ impl ModelFiles {
     pub fn names(&self) -> Vec<String> {
         match self {
             Self::Gguf(file) => file.names(),
-            Self::Folder(folder) => folder.names().map(str::to_owned).collect(),
+            Self::Folder(folder) => folder.tensors().names().map(str::to_owned).collect(),
         }
     }
 
@@ -85,7 +87,7 @@ impl ModelFiles {
     pub fn file_of(&self, name: &str) -> &Path {
         match self {
             Self::Gguf(file) => file.path(),
-            Self::Folder(folder) => folder.file_of(name),
+            Self::Folder(folder) => folder.tensors().file_of(name),
         }
     }
 
@@ -94,7 +96,7 @@ impl ModelFiles {
         self.check(name, shape)?;
         match self {
             Self::Gguf(file) => file.tensor(name).map(Stored::F32),
-            Self::Folder(folder) => folder.tensor(name),
+            Self::Folder(folder) => folder.tensors().tensor(name),
         }
     }
 
@@ -104,7 +106,7 @@ impl ModelFiles {
         match self {
             Self::Gguf(file) => file.table(name).map(EmbeddingTable::Quantized),
             Self::Folder(folder) => Ok(EmbeddingTable::Stored {
-                values: folder.tensor(name)?,
+                values: folder.tensors().tensor(name)?,
                 dim: shape[1],
             }),
         }
@@ -113,7 +115,7 @@ impl ModelFiles {
     fn find_shape(&self, name: &str) -> Option<Vec<usize>> {
         match self {
             Self::Gguf(file) => file.shape(name),
-            Self::Folder(folder) => folder.shape(name).map(<[usize]>::to_vec),
+            Self::Folder(folder) => folder.tensors().shape(name).map(<[usize]>::to_vec),
         }
     }
 

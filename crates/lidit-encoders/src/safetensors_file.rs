@@ -15,6 +15,19 @@ use crate::stored::Stored;
 /// The longest header that is read, as in the format's own library.
 const MAX_HEADER: u64 = 100_000_000;
 
+/// The shape and the values, widened to f32, of one tensor of a file; `None` if the file has no such tensor.
+///
+/// # Errors
+/// When the file is unreadable, or the tensor is not of floats.
+pub fn read_tensor(path: &Path, name: &str) -> Result<Option<(Vec<usize>, Vec<f32>)>, EncoderError> {
+    let file = SafetensorsFile::open(path)?;
+    let Some(shape) = file.shape(name).map(<[usize]>::to_vec) else {
+        return Ok(None);
+    };
+    let values = file.tensor(name)?.into_f32();
+    Ok(Some((shape, values)))
+}
+
 /// An open file. Its header is checked: every tensor lies inside the file, and none overlaps another.
 pub struct SafetensorsFile {
     path: PathBuf,

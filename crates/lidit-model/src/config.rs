@@ -20,6 +20,8 @@ pub struct ModelConfig {
     pub patch_size: usize,
     /// Channels of the image: 3 for pixels, 16 for the paper's latents.
     pub in_channels: usize,
+    /// How first weights and rates follow the width.
+    pub parametrization: Parametrization,
     /// How several LLMs are joined.
     pub fusion: Fusion,
     /// The refiner of each LLM.
@@ -36,6 +38,20 @@ pub struct RefinerConfig {
     pub attention: RefinerAttention,
     /// Whether timestep and text gate the refiner's sublayers.
     pub gate: RefinerGate,
+}
+
+/// How first weights and learning rates follow the width of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Parametrization {
+    /// One rate for all widths' matrices: the best rate falls as the network gets wider.
+    Standard,
+    /// The maximal update parametrization (Yang et al., arXiv 2203.03466, table 3; for diffusion transformers arXiv
+    /// 2505.15270): a rate found at `base_width` stays good at every width. There it is the standard one, bit for bit.
+    Mup {
+        /// The width at which nothing is scaled.
+        base_width: usize,
+    },
 }
 
 /// How the refined states of several LLMs become one text.
@@ -164,6 +180,10 @@ impl ModelConfig {
         if num_encoders == 0 {
             return Err(InvalidConfig::new("encoders.llm", "no encoder, name at least one"));
         }
+        if self.parametrization == (Parametrization::Mup { base_width: 0 }) {
+            let reason = "0 is too small, use the width whose rate is known";
+            return Err(InvalidConfig::new("model.parametrization.mup.base_width", reason));
+        }
         if self.fusion == Fusion::Collaborative && num_encoders < 2 {
             let reason = format!(
                 "`collaborative` joins two or more encoders, here is {num_encoders}: add one or use `concatenate`"
@@ -176,6 +196,14 @@ impl ModelConfig {
     /// Features of one head.
     pub fn head_dim(&self) -> usize {
         self.hidden_size / self.num_heads
+    }
+
+    /// How many times wider the network is than the one that its rates are meant for; 1 unless the parametrization is muP.
+    pub fn width_ratio(&self) -> f64 {
+        match self.parametrization {
+            Parametrization::Standard => 1.0,
+            Parametrization::Mup { base_width } => self.hidden_size as f64 / base_width as f64,
+        }
     }
 }
 
@@ -192,6 +220,7 @@ pub(crate) mod tests {
             mlp_ratio: 4,
             patch_size: 2,
             in_channels: 2,
+            parametrization: Parametrization::Standard,
             fusion: Fusion::Collaborative,
             refiner: RefinerConfig {
                 blocks: 2,
@@ -238,6 +267,15 @@ pub(crate) mod tests {
                 32,
                 "model.refiner.blocks",
             ),
+            (
+                ModelConfig {
+                    parametrization: Parametrization::Mup { base_width: 0 },
+                    ..tiny()
+                },
+                2,
+                32,
+                "model.parametrization.mup.base_width",
+            ),
             (tiny(), 1, 32, "model.fusion"),
             (tiny(), 0, 32, "encoders.llm"),
             (tiny(), 2, 0, "model.patch_size"),
@@ -253,7 +291,7 @@ pub(crate) mod tests {
     fn misspelt_and_missing_keys_are_refused() {
         let good = serde_json::json!({
             "hidden_size": 8, "depth": 2, "num_heads": 2, "mlp_ratio": 4, "patch_size": 2, "in_channels": 2,
-            "fusion": "collaborative", "refiner": {"blocks": 2, "attention": "full", "gate": "adaptive"},
+            "parametrization": "standard", "fusion": "collaborative", "refiner": {"blocks": 2, "attention": "full", "gate": "adaptive"},
         });
         let read = |value: serde_json::Value| serde_json::from_value::<ModelConfig>(value).map_err(|e| e.to_string());
         assert_eq!(read(good.clone()), Ok(tiny()));

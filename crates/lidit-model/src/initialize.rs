@@ -5,6 +5,9 @@ use burn::tensor::{Tensor, TensorData};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
+use crate::config::ModelConfig;
+use crate::parameter::{Kind, Role};
+
 /// Gives every parameter of `module` its first value, a pure function of `seed` and the parameter's path.
 ///
 /// | parameters | values |
@@ -18,11 +21,54 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 /// The numbers come from `ChaCha8`, so they do not depend on device, thread or order; the device's own generator is
 /// never touched. A parameter that was shared or frozen becomes a fresh trainable one.
 pub fn initialize<M: Module>(module: M, seed: u64) -> M {
-    module.map(&mut Initializer { seed, path: Vec::new() })
+    initialize_at(module, seed, Width::STANDARD)
+}
+
+/// As [`initialize`], with the variances of the maximal update parametrization at `width`.
+pub(crate) fn initialize_at<M: Module>(module: M, seed: u64, width: Width) -> M {
+    module.map(&mut Initializer {
+        seed,
+        width,
+        path: Vec::new(),
+    })
+}
+
+/// The width of a network, and the one that its first weights are meant for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Width {
+    own: f64,
+    base: f64,
+}
+
+impl Width {
+    const STANDARD: Self = Self { own: 1.0, base: 1.0 };
+
+    pub(crate) fn of(config: &ModelConfig) -> Self {
+        let own = config.hidden_size as f64;
+        Self {
+            own,
+            base: own / config.width_ratio(),
+        }
+    }
+
+    /// What muP multiplies a matrix' first values by, so that variance falls as 1 / inputs: not at all from a fixed
+    /// number of inputs, inversely with the width else. Xavier does so by itself from width to width.
+    fn factor(self, path: &str, shape: &[usize]) -> f64 {
+        let normal = path.starts_with("timestep.");
+        match (Role::of(path).kind, shape) {
+            (Kind::Input, [inputs, _]) if !normal => {
+                let inputs = *inputs as f64;
+                ((inputs + self.own) / (inputs + self.base)).sqrt()
+            }
+            (Kind::Hidden, _) if normal => (self.base / self.own).sqrt(),
+            _ => 1.0,
+        }
+    }
 }
 
 struct Initializer {
     seed: u64,
+    width: Width,
     path: Vec<String>,
 }
 
@@ -38,7 +84,11 @@ impl ModuleMapper for Initializer {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let path = self.path.join(".");
         let shape = param.lazy_shape().dims::<D>();
-        let values = first_values(&path, &shape, &mut parameter_rng(self.seed, &path));
+        let mut values = first_values(&path, &shape, &mut parameter_rng(self.seed, &path));
+        let factor = self.width.factor(&path, &shape) as f32;
+        for value in &mut values {
+            *value *= factor;
+        }
         Param::from_data(TensorData::new(values, shape), &param.lazy_device())
     }
 }
@@ -46,11 +96,7 @@ impl ModuleMapper for Initializer {
 fn first_values(path: &str, shape: &[usize], rng: &mut ChaCha8Rng) -> Vec<f32> {
     let num_elements = shape.iter().product();
     let constant = |value| vec![value; num_elements];
-    let has = |part: &str| {
-        path.split('.')
-            .any(|name| name == part || name.ends_with(&format!("_{part}")))
-    };
-    if has("gain") {
+    if path.ends_with("gain") {
         return constant(1.0);
     }
     if path == "patchify.linear.bias" {
@@ -58,7 +104,7 @@ fn first_values(path: &str, shape: &[usize], rng: &mut ChaCha8Rng) -> Vec<f32> {
         // on average, and noise is: a token needs a constant part from the start.
         return (0..num_elements).map(|_| 0.5 * normal(rng)).collect();
     }
-    if has("bias") || has("gate") || has("modulation") || path.starts_with("final_layer.") {
+    if matches!(Role::of(path).kind, Kind::Vector | Kind::Modulation | Kind::Output) {
         return constant(0.0);
     }
     if path.starts_with("timestep.") {
@@ -108,16 +154,20 @@ mod tests {
     use super::*;
     use crate::attention::SelfAttention;
     use crate::config::tests::tiny;
-    use crate::config::{Conditioning, InputNorm, Pooling};
+    use crate::config::{Conditioning, InputNorm, Parametrization, Pooling};
     use crate::lidit::LiDit;
 
     fn model(seed: u64) -> LiDit {
+        model_of(&tiny(), seed)
+    }
+
+    fn model_of(config: &ModelConfig, seed: u64) -> LiDit {
         let conditioning = Conditioning {
             context_dims: vec![5, 7],
             input_norm: InputNorm::Rms,
             pooling: Pooling::Caption,
         };
-        LiDit::init(&tiny(), &conditioning, seed, &Device::flex())
+        LiDit::init(config, &conditioning, seed, &Device::flex())
     }
 
     fn values<const D: usize>(param: &Param<Tensor<D>>) -> Vec<f32> {
@@ -161,12 +211,73 @@ mod tests {
             .collect();
         assert!(gates.len() == 64 && is(gates, 0.0));
 
-        let spread = |values: Vec<f32>| (values.iter().map(|x| x * x).sum::<f32>() / values.len() as f32).sqrt();
-        let timestep = spread(values(&model.timestep.linear_in.weight));
+        let timestep = spread(&values(&model.timestep.linear_in.weight));
         assert!((timestep / 0.02 - 1.0).abs() < 0.1, "{timestep}");
         let convolution = values(&model.res_block.conv_in.weight);
         let bound = (6.0_f32 / (16.0 * 9.0)).sqrt();
         assert!(convolution.iter().all(|x| x.abs() <= bound));
-        assert!((spread(convolution) / (bound / 3.0_f32.sqrt()) - 1.0).abs() < 0.1);
+        assert!((spread(&convolution) / (bound / 3.0_f32.sqrt()) - 1.0).abs() < 0.1);
+    }
+    fn spread(values: &[f32]) -> f32 {
+        (values.iter().map(|x| x * x).sum::<f32>() / values.len() as f32).sqrt()
+    }
+
+    #[test]
+    fn at_its_base_width_mup_starts_with_the_standard_bits() {
+        let mup = model_of(
+            &ModelConfig {
+                parametrization: Parametrization::Mup { base_width: 8 },
+                ..tiny()
+            },
+            1,
+        );
+        let all = |model: &LiDit| {
+            let mut all = Flat::default();
+            model.visit(&mut all);
+            all.0
+        };
+        assert_eq!(all(&mup), all(&model(1)));
+    }
+
+    #[test]
+    fn under_mup_variance_is_one_over_inputs_at_every_width() {
+        let at = |hidden_size: usize| {
+            let parametrization = Parametrization::Mup { base_width: 32 };
+            model_of(
+                &ModelConfig {
+                    hidden_size,
+                    parametrization,
+                    ..tiny()
+                },
+                1,
+            )
+        };
+        let (narrow, wide) = (at(32), at(128));
+        let growth = |read: &dyn Fn(&LiDit) -> Vec<f32>| spread(&read(&wide)) / spread(&read(&narrow));
+        let near = |ratio: f32, expected: f32| (ratio / expected - 1.0).abs() < 0.15;
+        // From patch and LLM states the number of inputs stays, from the width it is four times as large.
+        assert!(near(growth(&|model| values(&model.patchify.linear.weight)), 1.0));
+        assert!(near(growth(&|model| values(&model.encoders[1].projection.weight)), 1.0));
+        assert!(near(
+            growth(&|model| values(&model.encoders[0].pooled.linear_in.weight)),
+            1.0
+        ));
+        assert!(near(growth(&|model| values(&model.timestep.linear_in.weight)), 1.0));
+        assert!(near(growth(&|model| values(&model.patchify.linear.bias)), 1.0));
+        assert!(near(growth(&|model| values(&model.timestep.linear_out.weight)), 0.5));
+        assert!(near(
+            growth(&|model| values(&model.blocks[0].mlp.linear_out.weight)),
+            0.5
+        ));
+        assert!(near(growth(&|model| values(&model.res_block.conv_in.weight)), 0.5));
+    }
+
+    #[derive(Default)]
+    struct Flat(Vec<u32>);
+
+    impl burn::module::ModuleVisitor for Flat {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.0.extend(values(param).into_iter().map(f32::to_bits));
+        }
     }
 }

@@ -27,8 +27,10 @@ mod modulation;
 mod noise_level;
 mod norm;
 mod objective;
+mod parameter;
 mod patchify;
 mod prompts;
+mod recompute;
 mod refiner;
 mod res_block;
 mod sampler;
@@ -41,7 +43,8 @@ pub use attention::{AttentionMask, CrossAttention, QkNorm, SelfAttention, attent
 pub use block::LiDitBlock;
 pub use collaborative::{CollaborativeBranch, CollaborativeRefiner};
 pub use config::{
-    Conditioning, Fusion, InputNorm, InvalidConfig, ModelConfig, Pooling, RefinerAttention, RefinerConfig, RefinerGate,
+    Conditioning, Fusion, InputNorm, InvalidConfig, ModelConfig, Parametrization, Pooling, RefinerAttention,
+    RefinerConfig, RefinerGate,
 };
 pub use cost::{ImageTokens, ParameterCounts, TextTokens, forward_flops, parameter_counts};
 pub use diffusion::{BetaSchedule, Diffusion};
@@ -55,6 +58,7 @@ pub use modulation::{Gate, Modulated, Modulation};
 pub use noise_level::NoiseLevel;
 pub use norm::{RmsNorm, is_norm_parameter, layer_norm, rms_norm};
 pub use objective::{LossBatch, Losses, Noised, Objective, RectifiedFlow};
+pub use parameter::{Kind, Part, Role};
 pub use patchify::{Patchify, unpatchify};
 pub use prompts::{PromptBatch, PromptRow};
 pub use refiner::{RefinerBlock, TokenRefiner};

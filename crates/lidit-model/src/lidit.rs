@@ -8,7 +8,7 @@ use crate::block::LiDitBlock;
 use crate::collaborative::CollaborativeRefiner;
 use crate::config::{Conditioning, Fusion, InputNorm, ModelConfig, Pooling, RefinerAttention};
 use crate::final_layer::FinalLayer;
-use crate::initialize::initialize;
+use crate::initialize::{Width, initialize_at};
 use crate::linear::Linear;
 use crate::norm::{clipped_rms_norm, layer_norm, rms_norm};
 use crate::patchify::{Patchify, unpatchify};
@@ -71,12 +71,21 @@ pub struct Encoded {
     pub caption: Tensor<2, Bool>,
 }
 
+/// The vectors `[B, D]` that steer the network's parts.
+#[derive(Debug, Clone)]
+pub(crate) struct Steering {
+    /// Timestep and all pooled texts.
+    pub backbone: Tensor<2>,
+    /// Timestep and the LLM's own pooled text, one per LLM.
+    pub encoders: Vec<Tensor<2>>,
+}
+
 impl LiDit {
     /// A fresh network: the same weights for the same `seed` on every device and in every process.
     ///
     /// `config` must have passed [`ModelConfig::validate`].
     pub fn init(config: &ModelConfig, conditioning: &Conditioning, seed: u64, device: &Device) -> Self {
-        initialize(Self::zeros(config, conditioning, device), seed)
+        initialize_at(Self::zeros(config, conditioning, device), seed, Width::of(config))
     }
 
     /// The network with all weights zero: a frame to load weights into.
@@ -116,56 +125,108 @@ impl LiDit {
     /// LLM, in the order of [`Conditioning::context_dims`]. The result is `[B, C, H, W]`, f32.
     pub fn forward(&self, x: Tensor<4>, timesteps: Tensor<1>, prompts: &[PromptBatch]) -> Tensor<4> {
         let encoded = self.encode(timesteps, prompts);
-        let [_, _, height, width] = x.dims();
-        let p = self.patchify.patch_size;
-        let grid = [height / p, width / p];
+        let grid = self.grid(&x);
         let mask = AttentionMask::keys(encoded.caption);
-        let mut x = self.res_block.forward(self.patchify.forward(x), grid); // [B, N, D]
+        let mut x = self.embed(x, grid); // [B, N, D]
         for block in &self.blocks {
             x = block.forward(x, encoded.conditioning.clone(), encoded.text.clone(), Some(&mask));
         }
-        unpatchify(self.final_layer.forward(x, encoded.conditioning), grid, p) // [B, C, H, W]
+        self.head(x, encoded.conditioning, grid) // [B, C, H, W]
     }
 
     /// Everything before the backbone: embeddings, refiners, cut of the instruction, concatenation.
     pub fn encode(&self, timesteps: Tensor<1>, prompts: &[PromptBatch]) -> Encoded {
-        assert_eq!(prompts.len(), self.encoders.len(), "one prompt batch per encoder");
-        let timestep = self.timestep.forward(timesteps); // [B, D]
-        let mut conditioning = timestep.clone();
-        let (mut refined, mut steering) = (Vec::new(), Vec::new());
-        for (encoder, prompt) in self.encoders.iter().zip(prompts) {
-            let states = match self.input_norm {
-                InputNorm::Rms => rms_norm(prompt.states.clone()),
-                InputNorm::RmsClipped => clipped_rms_norm(prompt.states.clone()),
-                InputNorm::None => prompt.states.clone(),
-            };
-            let pooled = encoder.pooled.forward(prompt.pool(states.clone(), self.pooling)); // [B, D]
-            conditioning = conditioning + pooled.clone();
-            let steer = timestep.clone() + pooled;
-            let mask = match self.refiner_attention {
-                RefinerAttention::Full => AttentionMask::keys(prompt.valid.clone()),
-                RefinerAttention::Causal => AttentionMask::causal_keys(prompt.valid.clone()),
-            };
-            let x = encoder.projection.forward(states).cast(FloatDType::F32); // [B, T, D]
-            refined.push(encoder.refiner.forward(x, &steer, &mask));
-            steering.push(steer);
+        let states = self.normalised(prompts);
+        let steering = self.steering(timesteps, prompts, &states);
+        let refined = (0..prompts.len())
+            .map(|i| self.refine(i, &prompts[i], states[i].clone(), &steering.encoders[i]))
+            .collect();
+        let (text, caption) = self.join(prompts, refined, &steering.encoders);
+        Encoded {
+            conditioning: steering.backbone,
+            text,
+            caption,
         }
+    }
+
+    /// Rows and columns of the tokens of an image `[B, C, H, W]`.
+    pub(crate) fn grid(&self, image: &Tensor<4>) -> [usize; 2] {
+        let [_, _, height, width] = image.dims();
+        [height, width].map(|side| side / self.patchify.patch_size)
+    }
+
+    /// Image `[B, C, H, W]` to tokens that know their place, `[B, N, D]`.
+    pub(crate) fn embed(&self, x: Tensor<4>, grid: [usize; 2]) -> Tensor<3> {
+        self.res_block.forward(self.patchify.forward(x), grid)
+    }
+
+    /// Tokens `[B, N, D]` after the last block to the prediction, `[B, C, H, W]`.
+    pub(crate) fn head(&self, x: Tensor<3>, conditioning: Tensor<2>, grid: [usize; 2]) -> Tensor<4> {
+        unpatchify(
+            self.final_layer.forward(x, conditioning),
+            grid,
+            self.patchify.patch_size,
+        )
+    }
+
+    /// Each LLM's states `[B, T, context_dim]` after the input norm.
+    pub(crate) fn normalised(&self, prompts: &[PromptBatch]) -> Vec<Tensor<3>> {
+        assert_eq!(prompts.len(), self.encoders.len(), "one prompt batch per encoder");
+        prompts.iter().map(|prompt| self.normalise(prompt)).collect()
+    }
+
+    /// One LLM's states `[B, T, context_dim]` after the input norm.
+    pub(crate) fn normalise(&self, prompt: &PromptBatch) -> Tensor<3> {
+        match self.input_norm {
+            InputNorm::Rms => rms_norm(prompt.states.clone()),
+            InputNorm::RmsClipped => clipped_rms_norm(prompt.states.clone()),
+            InputNorm::None => prompt.states.clone(),
+        }
+    }
+
+    /// The conditioning vectors, from the timestep and the [`normalised`](Self::normalised) states.
+    pub(crate) fn steering(&self, timesteps: Tensor<1>, prompts: &[PromptBatch], states: &[Tensor<3>]) -> Steering {
+        let timestep = self.timestep.forward(timesteps); // [B, D]
+        let mut backbone = timestep.clone();
+        let mut encoders = Vec::with_capacity(prompts.len());
+        for ((encoder, prompt), states) in self.encoders.iter().zip(prompts).zip(states) {
+            let pooled = encoder.pooled.forward(prompt.pool(states.clone(), self.pooling)); // [B, D]
+            backbone = backbone + pooled.clone();
+            encoders.push(timestep.clone() + pooled);
+        }
+        Steering { backbone, encoders }
+    }
+
+    /// LLM `i`'s normalised states, projected and through its token refiner: `[B, T, D]`.
+    pub(crate) fn refine(&self, i: usize, prompt: &PromptBatch, states: Tensor<3>, steer: &Tensor<2>) -> Tensor<3> {
+        let mask = match self.refiner_attention {
+            RefinerAttention::Full => AttentionMask::keys(prompt.valid.clone()),
+            RefinerAttention::Causal => AttentionMask::causal_keys(prompt.valid.clone()),
+        };
+        let encoder = &self.encoders[i];
+        let x = encoder.projection.forward(states).cast(FloatDType::F32); // [B, T, D]
+        encoder.refiner.forward(x, steer, &mask)
+    }
+
+    /// The refined states of all LLMs as one text `[B, sum of T, D]`, and which of its tokens are captions'.
+    pub(crate) fn join(
+        &self,
+        prompts: &[PromptBatch],
+        mut refined: Vec<Tensor<3>>,
+        steering: &[Tensor<2>],
+    ) -> (Tensor<3>, Tensor<2, Bool>) {
         if let Some(collaborative) = &self.collaborative {
             let valid: Vec<_> = prompts.iter().map(|prompt| prompt.valid.clone()).collect();
-            refined = collaborative.forward(&refined, &valid, &steering);
+            refined = collaborative.forward(&refined, &valid, steering);
         }
         let (text, caption): (Vec<_>, Vec<_>) = prompts
             .iter()
             .zip(refined)
             .map(|(prompt, x)| prompt.cut_instruction(x))
             .unzip();
-        Encoded {
-            conditioning,
-            text: layer_norm(Tensor::cat(text, 1)), // [B, sum of T, D]
-            caption: Tensor::cat(caption, 1),
-        }
+        (layer_norm(Tensor::cat(text, 1)), Tensor::cat(caption, 1))
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -123,7 +123,7 @@ impl Objective {
             .zip(&noised.levels)
             .map(|(weight, level)| weight * self.weight(level) as f32)
             .collect();
-        let weights = Tensor::<1>::from_floats(weights.as_slice(), &noised.input.device()).reshape([b, 1]);
+        let weights = Tensor::<1>::from_floats(weights.as_slice(), &prediction.device()).reshape([b, 1]);
         let error = prediction.cast(FloatDType::F32) - noised.target.clone();
         let squares = (error.clone() * error).reshape([b as isize, -1]); // [B, C * H * W]
         let each = squares.mean_dim(1); // [B, 1]

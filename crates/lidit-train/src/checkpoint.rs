@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use safetensors::SafeTensors;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::digest::{hash_file, hex};
@@ -261,7 +262,8 @@ impl OptimizerPart {
 }
 
 /// Which of a checkpoint's weights to use, as `--weights` names them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Weights {
     /// The trained weights themselves.
     Raw,
@@ -282,6 +284,24 @@ impl std::str::FromStr for Weights {
                 })?)))
             }
             _ => bail!("`{text}` is not raw, ema or ema:HALF_LIFE"),
+        }
+    }
+}
+
+impl TryFrom<String> for Weights {
+    type Error = anyhow::Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Weights> for String {
+    fn from(weights: Weights) -> Self {
+        match weights {
+            Weights::Raw => "raw".to_owned(),
+            Weights::Ema(None) => "ema".to_owned(),
+            Weights::Ema(Some(half_life)) => format!("ema:{half_life}"),
         }
     }
 }

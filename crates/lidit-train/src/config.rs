@@ -8,6 +8,8 @@ use lidit_encoders::{LlmConfig, PrefixKind, PromptFormat, TemplateConfig};
 use lidit_model::{InputNorm, ModelConfig, Objective, Pooling, Sampler};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::start::StartConfig;
+
 /// Version of the resolved config's format, `format_version`.
 pub const FORMAT_VERSION: u32 = 1;
 
@@ -32,6 +34,9 @@ pub struct RunConfig {
     pub train: TrainConfig,
     /// How pictures are drawn, in training and by `lidit sample`.
     pub sample: SampleConfig,
+    /// Whose weights it begins with; random ones without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<StartConfig>,
 }
 
 /// The frozen prompt encoders of a run.
@@ -113,8 +118,13 @@ pub struct TrainConfig {
     pub global_batch: usize,
     /// Most samples a rank runs forward and backward at once; changes memory, not results.
     pub micro_batch: usize,
+    /// 0 keeps all activations for the backward pass; n keeps the input of every n blocks and computes the rest again.
+    /// Changes memory and time, not results.
+    pub recompute_blocks: usize,
     /// Peak learning rate.
     pub lr: f64,
+    /// The refiners' rate is this times `lr`; refiners are all that `lidit plan` counts as such.
+    pub refiner_lr_ratio: f64,
     /// Steps of linear warm-up.
     pub warmup_steps: u64,
     /// The cosine ends at `lr * min_lr_ratio`.
@@ -123,7 +133,7 @@ pub struct TrainConfig {
     pub betas: [f32; 2],
     /// `AdamW`'s epsilon.
     pub eps: f32,
-    /// `AdamW`'s decoupled weight decay, on matrices and kernels only.
+    /// `AdamW`'s decoupled weight decay, on matrices and kernels only; not on modulation and gates.
     pub weight_decay: f32,
     /// Gradients are scaled so that their global norm is at most this.
     pub max_grad_norm: f64,
@@ -212,6 +222,9 @@ impl RunConfig {
             "model.in_channels is {}: pictures are trained as pixels, which have {PIXEL_CHANNELS} channels",
             self.model.in_channels
         );
+        if let Some(start) = &self.start {
+            start.validate()?;
+        }
         self.objective.validate()?;
         self.sample.sampler.validate(&self.objective)?;
         if self.train.sample_every > 0 && self.sample.prompts.is_empty() {
@@ -243,6 +256,11 @@ impl TrainConfig {
             self.lr.is_finite() && self.lr > 0.0,
             "train.lr is {}: it must be above 0",
             self.lr
+        );
+        ensure!(
+            self.refiner_lr_ratio.is_finite() && self.refiner_lr_ratio > 0.0,
+            "train.refiner_lr_ratio is {}: it must be above 0",
+            self.refiner_lr_ratio
         );
         ensure!(
             (0.0..=1.0).contains(&self.min_lr_ratio),

@@ -1,4 +1,4 @@
-//! Reading a run config: includes in order, then the file's own keys, then `--set`.
+//! Reading a run config: includes in order, then the file's own keys, then the stage's, then `--set`.
 
 use std::path::{Path, PathBuf};
 
@@ -7,9 +7,10 @@ use toml::{Table, Value};
 
 use crate::cache;
 use crate::config::RunConfig;
+use crate::stages::{STAGES, is_stage_key, select_stage, stage_tables};
 
 /// Keys whose text is a path, resolved against the file that holds them.
-const PATH_KEYS: [&str; 2] = ["data.path", "encoders.features"];
+const PATH_KEYS: [&str; 3] = ["data.path", "encoders.features", "start.run"];
 
 /// Starts a path inside the cache folder, wherever that is.
 const CACHE_PREFIX: &str = "$LIDIT_CACHE/";
@@ -17,27 +18,69 @@ const CACHE_PREFIX: &str = "$LIDIT_CACHE/";
 /// Deepest chain of includes; more is a circle.
 const MAX_INCLUDE_DEPTH: usize = 8;
 
-impl RunConfig {
-    /// Reads `path` with its includes, applies `sets` (each `key.path=value`) and checks the result.
+/// A config file with its includes, not yet typed.
+#[derive(Clone, Debug)]
+pub struct ConfigFile {
+    path: PathBuf,
+    table: Table,
+}
+
+impl ConfigFile {
+    /// Reads `path` and what it includes.
     ///
     /// # Errors
-    /// Names the file and the key: unreadable or malformed files, circular includes, unknown or missing keys, wrong
-    /// types, impossible combinations.
-    pub fn load(path: &Path, sets: &[String]) -> Result<Self> {
-        let table = read_with_includes(path, &|path| {
+    /// Names the file: unreadable or malformed ones, circular includes.
+    pub fn read(path: &Path) -> Result<Self> {
+        Self::read_from(path, &|path| {
             std::fs::read_to_string(path).with_context(|| format!("reading config {}", path.display()))
-        })?;
-        Self::from_table(table, sets).with_context(|| format!("in config {}", path.display()))
+        })
     }
 
-    /// As [`load`](Self::load), for files that `read` holds, such as the ones built into the binary.
-    pub fn load_from(path: &Path, sets: &[String], read: &dyn Fn(&Path) -> Result<String>) -> Result<Self> {
-        let table = read_with_includes(path, read)?;
-        Self::from_table(table, sets).with_context(|| format!("in config {}", path.display()))
+    /// As [`read`](Self::read), for files that `read` holds, such as the ones built into the binary.
+    pub fn read_from(path: &Path, read: &dyn Fn(&Path) -> Result<String>) -> Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            table: read_nested(path, read, 0)?,
+        })
+    }
+
+    /// A file that holds `config`, called `path` in messages.
+    pub(crate) fn of(config: &RunConfig, path: &Path) -> Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            table: Table::try_from(config).context("writing the config as TOML")?,
+        })
+    }
+
+    /// The run that this file describes with `sets` (each `key.path=value`). Of a file with stages, the one that the set
+    /// `stage=NAME` names.
+    ///
+    /// # Errors
+    /// Names the file and the key: unknown or missing keys, wrong types, impossible combinations.
+    pub fn run(&self, sets: &[String]) -> Result<RunConfig> {
+        RunConfig::from_table(self.table.clone(), sets).with_context(|| format!("in config {}", self.path.display()))
+    }
+
+    /// The names of its stages, in order; none in a file that is one run.
+    pub fn stages(&self) -> Result<Vec<String>> {
+        let stages = stage_tables(&self.table).with_context(|| format!("in config {}", self.path.display()))?;
+        Ok(stages.into_iter().map(|(name, _)| name).collect())
+    }
+}
+
+impl RunConfig {
+    /// The run that the file `path` describes, with `sets` (each `key.path=value`): see [`ConfigFile`].
+    pub fn load(path: &Path, sets: &[String]) -> Result<Self> {
+        ConfigFile::read(path)?.run(sets)
     }
 
     pub(crate) fn from_table(mut table: Table, sets: &[String]) -> Result<Self> {
-        for set in sets {
+        let (stage_sets, own_sets): (Vec<&String>, Vec<&String>) = sets.iter().partition(|set| is_stage_key(set));
+        for set in stage_sets {
+            apply_set(&mut table, set)?;
+        }
+        let mut table = select_stage(table)?;
+        for set in own_sets {
             apply_set(&mut table, set)?;
         }
         let config: Self = serde_path_to_error::deserialize(Value::Table(table))
@@ -48,10 +91,6 @@ impl RunConfig {
 }
 
 /// One file's table over its includes' tables. Paths in it are made absolute on the way.
-fn read_with_includes(path: &Path, read: &dyn Fn(&Path) -> Result<String>) -> Result<Table> {
-    read_nested(path, read, 0)
-}
-
 fn read_nested(path: &Path, read: &dyn Fn(&Path) -> Result<String>, depth: usize) -> Result<Table> {
     if depth > MAX_INCLUDE_DEPTH {
         bail!(
@@ -62,6 +101,16 @@ fn read_nested(path: &Path, read: &dyn Fn(&Path) -> Result<String>, depth: usize
     let mut own: Table = read(path)?
         .parse()
         .with_context(|| format!("parsing config {}", path.display()))?;
+    if let Some(Value::Array(stages)) = own.get_mut(STAGES) {
+        for stage in stages.iter_mut().filter_map(Value::as_table_mut) {
+            *stage = with_includes(std::mem::take(stage), path, read, depth)?;
+        }
+    }
+    with_includes(own, path, read, depth)
+}
+
+/// A table of the file `path` over the tables that it includes.
+fn with_includes(mut own: Table, path: &Path, read: &dyn Fn(&Path) -> Result<String>, depth: usize) -> Result<Table> {
     let folder = path.parent().unwrap_or(Path::new(""));
     resolve_paths(&mut own, folder)?;
     let mut merged = Table::new();
@@ -82,7 +131,7 @@ fn take_includes(table: &mut Table, path: &Path) -> Result<Vec<String>> {
 }
 
 /// Tables merge key by key, but one of another `kind` has other keys and replaces the whole table, as anything else does.
-fn merge(base: &mut Table, over: Table) {
+pub(crate) fn merge(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
             (Some(Value::Table(base)), Value::Table(over)) if !is_another_kind(base, &over) => merge(base, over),
@@ -164,7 +213,8 @@ fn find<'a>(table: &'a mut Table, key: &str) -> Option<&'a mut Value> {
 fn apply_set(table: &mut Table, set: &str) -> Result<()> {
     let (key, value) = split_set(set)?;
     let mut value = parse_value(value);
-    if PATH_KEYS.contains(&key)
+    let in_stage = key.strip_prefix("stages.").and_then(|rest| rest.split_once('.'));
+    if PATH_KEYS.contains(&in_stage.map_or(key, |(_, key)| key))
         && let Value::String(text) = &mut value
     {
         *text = resolve(text, &std::env::current_dir()?)?;

@@ -27,6 +27,11 @@ impl Ema {
         &self.weights
     }
 
+    /// Puts the averaged weights back.
+    pub fn restore(&mut self, weights: Tensor<1>) {
+        self.weights = weights;
+    }
+
     /// Moves the average towards `masters` after a step of `samples` samples.
     pub fn update(&mut self, masters: &Tensor<1>, samples: usize) {
         let keep = decay(self.half_life, samples);

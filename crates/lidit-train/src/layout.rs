@@ -5,21 +5,11 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{FloatDType, Gradients, Tensor};
-use lidit_model::{LiDit, is_norm_parameter};
+use burn::tensor::{Device, FloatDType, Gradients, Tensor};
+use lidit_model::{LiDit, Role, is_norm_parameter};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Precision;
-
-/// Which treatment a parameter gets from the optimizer. Groups are contiguous in flat space, in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Group {
-    /// Matrices and convolution kernels: weight decay applies.
-    Decayed,
-    /// Biases and gains: no weight decay.
-    Plain,
-}
 
 /// One parameter's place in flat space.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,8 +21,8 @@ pub struct Entry {
     pub shape: Vec<usize>,
     /// First element in flat space.
     pub offset: usize,
-    /// Optimizer group.
-    pub group: Group,
+    /// Optimizer group. Groups are contiguous in flat space, in their order.
+    pub group: Role,
 }
 
 impl Entry {
@@ -65,7 +55,11 @@ impl FlatLayout {
     pub fn of(model: &LiDit) -> Self {
         let mut lister = Lister::default();
         model.visit(&mut lister);
-        let mut entries = lister.entries;
+        Self::from_entries(lister.entries)
+    }
+
+    /// The layout of parameters in any order; their offsets are yet to be told.
+    pub(crate) fn from_entries(mut entries: Vec<Entry>) -> Self {
         entries.sort_by(|a, b| a.group.cmp(&b.group).then_with(|| natural_order(&a.name, &b.name)));
         let mut len = 0;
         for entry in &mut entries {
@@ -96,8 +90,8 @@ impl FlatLayout {
     }
 
     /// Each group's contiguous range, in order.
-    pub fn groups(&self) -> Vec<(Group, Range<usize>)> {
-        let mut groups: Vec<(Group, Range<usize>)> = Vec::new();
+    pub fn groups(&self) -> Vec<(Role, Range<usize>)> {
+        let mut groups: Vec<(Role, Range<usize>)> = Vec::new();
         for entry in &self.entries {
             match groups.last_mut() {
                 Some((group, range)) if *group == entry.group => range.end = entry.range().end,
@@ -109,16 +103,9 @@ impl FlatLayout {
 
     /// `model`'s weights as one f32 vector, `[len]`.
     pub fn values(&self, model: &LiDit) -> Tensor<1> {
-        let mut collector = Collector::new(self, Source::Values);
-        model.visit(&mut collector);
-        Tensor::cat(collector.into_parts(), 0)
-    }
-
-    /// `model`'s gradients as one f32 vector, `[len]`; a parameter that took no part in the loss has gradient 0.
-    pub fn gradients(&self, model: &LiDit, gradients: &mut Gradients) -> Tensor<1> {
-        let mut collector = Collector::new(self, Source::Gradients(gradients));
-        model.visit(&mut collector);
-        Tensor::cat(collector.into_parts(), 0)
+        let mut parts = vec![None; self.entries.len()];
+        self.collect(model, Source::Values, &mut parts);
+        Tensor::cat(parts.into_iter().flatten().collect(), 0)
     }
 
     /// `model` with its weights replaced by the flat vector `masters`, `[len]`, in the compute type of `precision`:
@@ -136,9 +123,54 @@ impl FlatLayout {
         })
     }
 
+    fn collect(&self, model: &LiDit, source: Source<'_>, parts: &mut [Option<Tensor<1>>]) {
+        model.visit(&mut Collector {
+            layout: self,
+            source,
+            path: Vec::new(),
+            parts,
+        });
+    }
+
     fn entry(&self, name: &str) -> (usize, &Entry) {
         let i = self.index[name];
         (i, &self.entries[i])
+    }
+}
+
+/// A model's gradients on their way into flat space, as the parts of a backward pass hand them over.
+pub struct FlatGradients<'a> {
+    layout: &'a FlatLayout,
+    model: &'a LiDit,
+    parts: Vec<Option<Tensor<1>>>,
+}
+
+impl<'a> FlatGradients<'a> {
+    /// Nothing yet of `model`'s gradients.
+    pub fn new(layout: &'a FlatLayout, model: &'a LiDit) -> Self {
+        Self {
+            layout,
+            model,
+            parts: vec![None; layout.entries.len()],
+        }
+    }
+
+    /// Takes the gradients of the model's parameters out of `gradients`.
+    pub fn take(&mut self, gradients: &mut Gradients) {
+        self.layout
+            .collect(self.model, Source::Gradients(gradients), &mut self.parts);
+    }
+
+    /// All of them as one f32 vector, `[len]`, on `device`; a parameter that took no part in the loss has gradient 0.
+    pub fn into_flat(self, device: &Device) -> Tensor<1> {
+        let zeros = |entry: &Entry| Tensor::zeros([entry.len()], device);
+        let parts = self.parts.into_iter().zip(&self.layout.entries);
+        Tensor::cat(
+            parts
+                .map(|(part, entry)| part.unwrap_or_else(|| zeros(entry)))
+                .collect(),
+            0,
+        )
     }
 }
 
@@ -185,11 +217,12 @@ impl ModuleVisitor for Lister {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let name = self.path.join(".");
         self.entries.push(Entry {
-            name: self.path.join("."),
             shape: param.lazy_shape().to_vec(),
             offset: 0,
-            group: if D >= 2 { Group::Decayed } else { Group::Plain },
+            group: Role::of(&name),
+            name,
         });
     }
 }
@@ -204,22 +237,7 @@ struct Collector<'a> {
     layout: &'a FlatLayout,
     source: Source<'a>,
     path: Vec<String>,
-    parts: Vec<Option<Tensor<1>>>,
-}
-
-impl<'a> Collector<'a> {
-    fn new(layout: &'a FlatLayout, source: Source<'a>) -> Self {
-        Self {
-            layout,
-            source,
-            path: Vec::new(),
-            parts: vec![None; layout.entries.len()],
-        }
-    }
-
-    fn into_parts(self) -> Vec<Tensor<1>> {
-        self.parts.into_iter().flatten().collect()
-    }
+    parts: &'a mut [Option<Tensor<1>>],
 }
 
 impl ModuleVisitor for Collector<'_> {
@@ -233,14 +251,13 @@ impl ModuleVisitor for Collector<'_> {
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let (i, entry) = self.layout.entry(&self.path.join("."));
-        let value = param.val();
         let taken = match &mut self.source {
-            Source::Values => value.inner(),
-            Source::Gradients(gradients) => value
-                .grad_remove(gradients)
-                .unwrap_or_else(|| value.inner().zeros_like()),
+            Source::Values => Some(param.val().inner()),
+            Source::Gradients(gradients) => param.val().grad_remove(gradients),
         };
-        self.parts[i] = Some(taken.reshape([entry.len()]).cast(FloatDType::F32));
+        if let Some(taken) = taken {
+            self.parts[i] = Some(taken.reshape([entry.len()]).cast(FloatDType::F32));
+        }
     }
 }
 

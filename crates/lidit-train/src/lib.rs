@@ -39,6 +39,9 @@ mod run_dir;
 mod sample_draws;
 mod schedule;
 mod snapshot;
+mod staged;
+mod stages;
+mod start;
 mod state;
 mod step;
 mod stop;
@@ -49,13 +52,14 @@ mod train;
 pub use checkpoint::{Checkpoint, Weights};
 pub use conditioner::{Conditioned, Conditioner};
 pub use config::{CacheConfig, EncodersConfig, Precision, Remember, RunConfig, SampleConfig, Sharding, TrainConfig};
+pub use config_file::ConfigFile;
 pub use dashboard::{View, ViewRequest};
 pub use encode_price::{EncodePrice, LlmPrice, TokenSample, Way};
 pub use features::{
     DataIdentity, EncoderIdentity, FeatureIdentity, FeatureManifest, FeatureRequest, FeatureStore, FeaturesWritten,
     write_features,
 };
-pub use generate::{Drawing, Request, batches, check_size, size_of_aspect};
+pub use generate::{Drawing, Request, batches, check_size, size_of_aspect, to_pictures};
 pub use image_grid::{GridRow, ImageGrid, Tile};
 pub use layout::FlatLayout;
 pub use manifest::Manifest;
@@ -64,7 +68,9 @@ pub use previews::{compare, real_picture};
 pub use readable::{readable_bytes, readable_count};
 pub use resolve::Start;
 pub use run_dir::RunDir;
+pub use staged::train;
+pub use start::{Carry, StartConfig};
 pub use state::{Identity, load_for_drawing};
 pub use stop::Stop;
 pub use tensorboard::Ending;
-pub use train::{Ended, RunRequest, train};
+pub use train::{Ended, RunRequest};

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::layout::Entry;
 
-/// Version of the checkpoint format.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version of the checkpoint format. 2: groups are part and kind of a parameter.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Written last; a folder without it is not a checkpoint.
 pub const MANIFEST: &str = "manifest.json";

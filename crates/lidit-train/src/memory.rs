@@ -16,7 +16,7 @@ pub struct MemoryEstimate {
     pub optimizer: u64,
     /// The averages of the owned range, f32.
     pub ema: u64,
-    /// What a micro-batch's forward pass keeps for its backward pass.
+    /// What a micro-batch's forward pass keeps for its backward pass; with recomputation the most it holds at once.
     pub activations: u64,
     /// Layers of the frozen language models, where they are loaded.
     pub encoders: u64,
@@ -53,7 +53,7 @@ impl MemoryEstimate {
             gradients: (compute + 4) * parameters,
             optimizer: 8 * owned,
             ema: 4 * owned * train.ema_half_lives.len() as u64,
-            activations: micro_batch * compute * kept_numbers(model, image, text),
+            activations: micro_batch * activation_bytes(model, train.recompute_blocks, compute, image, text),
             encoders,
         }
     }
@@ -64,9 +64,18 @@ impl MemoryEstimate {
     }
 }
 
-/// Numbers that the forward pass of one image keeps: the inputs and outputs of every product, softmax and norm of the
-/// blocks. Attention's probabilities are kept whole.
-fn kept_numbers(model: &ModelConfig, image: ImageTokens, text: &[TextTokens]) -> u64 {
+/// Bytes that the forward pass of one image keeps: the inputs and outputs of every product, softmax and norm of the
+/// blocks, in a compute type of `compute` bytes. Attention's probabilities are kept whole.
+///
+/// With recomputation: the f32 input of every segment and the f32 states between the refiners, and what the largest part
+/// keeps when it runs again.
+fn activation_bytes(
+    model: &ModelConfig,
+    recompute_blocks: usize,
+    compute: u64,
+    image: ImageTokens,
+    text: &[TextTokens],
+) -> u64 {
     let (d, heads) = (model.hidden_size, model.num_heads);
     let n = image.rows * image.columns;
     let captions: usize = text.iter().map(|text| text.caption).sum();
@@ -75,18 +84,24 @@ fn kept_numbers(model: &ModelConfig, image: ImageTokens, text: &[TextTokens]) ->
     let attend = |queries: usize, keys: usize| heads * queries * keys;
     // Of a token: self-attention 9 widths, cross-attention 6 and 3 a key.
     let block = n * d * (9 + 6 + mlp) + 3 * captions * d + attend(n, n + captions);
-    let refiners: usize = text
-        .iter()
-        .map(|text| {
-            let t = text.prompt;
-            let refiner = model.refiner.blocks * (t * d * (9 + mlp) + attend(t, t));
-            let others = prompts - t;
-            let collaborative = match model.fusion {
-                Fusion::Concatenate => 0,
-                Fusion::Collaborative => t * d * (6 + mlp) + 3 * others * d + attend(t, others),
-            };
-            refiner + collaborative
-        })
-        .sum();
-    (model.depth * block + refiners) as u64
+    let refiner = |text: &TextTokens| {
+        let t = text.prompt;
+        model.refiner.blocks * (t * d * (9 + mlp) + attend(t, t))
+    };
+    let collaborative = |text: &TextTokens| {
+        let (t, others) = (text.prompt, prompts - text.prompt);
+        match model.fusion {
+            Fusion::Concatenate => 0,
+            Fusion::Collaborative => t * d * (6 + mlp) + 3 * others * d + attend(t, others),
+        }
+    };
+    let joined: usize = text.iter().map(collaborative).sum();
+    if recompute_blocks == 0 {
+        let refiners: usize = text.iter().map(refiner).sum();
+        return compute * (model.depth * block + refiners + joined) as u64;
+    }
+    let inputs = model.depth.div_ceil(recompute_blocks) * n * d + (prompts + captions) * d;
+    let segment = recompute_blocks.min(model.depth) * block;
+    let largest = text.iter().map(refiner).max().unwrap_or(0).max(joined).max(segment);
+    4 * inputs as u64 + compute * largest as u64
 }

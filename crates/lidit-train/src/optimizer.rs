@@ -4,9 +4,10 @@ use std::ops::Range;
 
 use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer as _};
 use burn::tensor::{Device, Tensor, TensorData};
+use lidit_model::{Kind, ModelConfig, Part, Role};
 
 use crate::config::TrainConfig;
-use crate::layout::{FlatLayout, Group};
+use crate::layout::FlatLayout;
 
 /// burn's `AdamW` on one contiguous range of flat space, once per parameter group that the range meets.
 ///
@@ -21,6 +22,7 @@ pub struct FlatAdamW {
 /// The part of one group inside the own range.
 struct Segment {
     range: Range<usize>,
+    lr_ratio: f64,
     adamw: AdamW,
     state: Option<AdamWState<1>>,
 }
@@ -38,15 +40,23 @@ pub struct Moments {
 
 impl FlatAdamW {
     /// An optimizer without history for `masters`, the values of the range `own` of `layout`.
-    pub fn new(config: &TrainConfig, layout: &FlatLayout, own: Range<usize>, masters: Tensor<1>) -> Self {
+    pub fn new(
+        train: &TrainConfig,
+        model: &ModelConfig,
+        layout: &FlatLayout,
+        own: Range<usize>,
+        masters: Tensor<1>,
+    ) -> Self {
         let segments = layout
             .groups()
             .into_iter()
             .filter_map(|(group, range)| {
                 let range = range.start.max(own.start)..range.end.min(own.end);
+                let treatment = Treatment::of(group, train, model);
                 (!range.is_empty()).then(|| Segment {
                     range: range.start - own.start..range.end - own.start,
-                    adamw: adamw(config, group),
+                    lr_ratio: treatment.lr_ratio,
+                    adamw: adamw(train, treatment.weight_decay),
                     state: None,
                 })
             })
@@ -70,7 +80,7 @@ impl FlatAdamW {
         for segment in &mut self.segments {
             let range = segment.range.clone();
             let (masters, state) = segment.adamw.step(
-                lr,
+                lr * segment.lr_ratio,
                 self.masters.clone().slice([range.clone()]),
                 gradients.clone().slice([range]),
                 segment.state.take(),
@@ -119,15 +129,45 @@ impl FlatAdamW {
     }
 }
 
-fn adamw(config: &TrainConfig, group: Group) -> AdamW {
-    let weight_decay = match group {
-        Group::Decayed => config.weight_decay,
-        Group::Plain => 0.0,
-    };
+/// How a group's update differs from the others'.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Treatment {
+    /// Multiplies the rate.
+    lr_ratio: f64,
+    /// Decoupled, and multiplied by the group's rate as in `PyTorch`.
+    weight_decay: f32,
+}
+
+impl Treatment {
+    /// Under muP the rate of a matrix falls as 1 / inputs (arXiv 2203.03466, table 3, Adam), and its decay rises alike:
+    /// the share of a weight that a step takes off stays the same at all widths (arXiv 2405.13698).
+    fn of(group: Role, train: &TrainConfig, model: &ModelConfig) -> Self {
+        let width_ratio = if group.kind.has_wide_input() {
+            model.width_ratio()
+        } else {
+            1.0
+        };
+        let part = match group.part {
+            Part::Backbone => 1.0,
+            Part::Refiners => train.refiner_lr_ratio,
+        };
+        let weight_decay = match group.kind {
+            Kind::Hidden | Kind::Input | Kind::Output => (f64::from(train.weight_decay) * width_ratio) as f32,
+            // Shifts, scales and gates of modulation stand where gains and biases of norms stood.
+            Kind::Modulation | Kind::Vector => 0.0,
+        };
+        Self {
+            lr_ratio: part / width_ratio,
+            weight_decay,
+        }
+    }
+}
+
+fn adamw(train: &TrainConfig, weight_decay: f32) -> AdamW {
     AdamWConfig::new()
-        .with_beta_1(config.betas[0])
-        .with_beta_2(config.betas[1])
-        .with_epsilon(config.eps)
+        .with_beta_1(train.betas[0])
+        .with_beta_2(train.betas[1])
+        .with_epsilon(train.eps)
         .with_weight_decay(weight_decay)
         .build()
 }
@@ -144,17 +184,17 @@ pub fn upload(values: &[f32], device: &Device) -> Tensor<1> {
 
 #[cfg(test)]
 mod tests {
+    use lidit_model::Parametrization;
     use safetensors::SafeTensors;
 
     use super::*;
+    use crate::config::RunConfig;
+    use crate::layout::Entry;
 
     /// Written by `tests/golden/generate.py` with `torch.optim.AdamW`.
-    fn golden() -> Vec<u8> {
-        std::fs::read(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../tests/golden/model/adamw.safetensors"
-        ))
-        .unwrap()
+    fn golden(name: &str) -> Vec<u8> {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/model");
+        std::fs::read(format!("{folder}/{name}.safetensors")).unwrap()
     }
 
     fn tensor(golden: &[u8], name: &str) -> Vec<f32> {
@@ -175,6 +215,7 @@ mod tests {
             .build();
         let segment = |range: Range<usize>| Segment {
             range,
+            lr_ratio: 1.0,
             adamw: adamw.clone(),
             state: None,
         };
@@ -187,7 +228,7 @@ mod tests {
 
     #[test]
     fn three_updates_equal_pytorchs_and_a_restored_optimizer_goes_on_alike() {
-        let (golden, device) = (golden(), Device::flex());
+        let (golden, device) = (golden("adamw"), Device::flex());
         let (hyper, start) = (tensor(&golden, "in.hyper"), tensor(&golden, "in.param"));
         let mut adamw = optimizer(&hyper, &start, start.len() / 3, &device);
         for step in 1..=3 {
@@ -214,5 +255,95 @@ mod tests {
             restored.restore(&moments, &device);
             adamw = restored;
         }
+    }
+    /// Three elements of each group, in flat order.
+    fn one_entry_a_group() -> FlatLayout {
+        let names = [
+            "encoders.0.projection.bias",
+            "collaborative.branches.0.mlp_modulation.linear.weight",
+            "encoders.0.projection.weight",
+            "encoders.0.refiner.blocks.0.mlp.linear_in.weight",
+            "blocks.0.mlp.linear_in.bias",
+            "final_layer.modulation.weight",
+            "final_layer.linear.weight",
+            "patchify.linear.weight",
+            "blocks.0.mlp.linear_in.weight",
+        ];
+        FlatLayout::from_entries(
+            names
+                .into_iter()
+                .map(|name| Entry {
+                    name: name.to_owned(),
+                    shape: vec![3],
+                    offset: 0,
+                    group: Role::of(name),
+                })
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn groups_have_the_rates_and_decays_of_pytorchs_parameter_groups() {
+        let (golden, device) = (golden("adamw_groups"), Device::flex());
+        let (hyper, start) = (tensor(&golden, "in.hyper"), tensor(&golden, "in.param"));
+        let (mut train, mut model) = debug_config();
+        train.betas = [hyper[1], hyper[2]];
+        train.eps = hyper[3];
+        train.weight_decay = hyper[4];
+        train.refiner_lr_ratio = 0.25;
+        model.hidden_size = 128;
+        model.parametrization = Parametrization::Mup { base_width: 64 };
+        let layout = one_entry_a_group();
+        assert_eq!(layout.groups().len(), 9);
+        let mut adamw = FlatAdamW::new(&train, &model, &layout, 0..layout.len(), upload(&start, &device));
+        // Two ranks' shares, the border inside a group.
+        let mut shares = [0..13, 13..layout.len()].map(|own| {
+            let masters = upload(&start[own.clone()], &device);
+            FlatAdamW::new(&train, &model, &layout, own, masters)
+        });
+        for step in 1..=3 {
+            let gradient = upload(&tensor(&golden, &format!("in.grad.{step}")), &device);
+            adamw.step(f64::from(hyper[0]), &gradient);
+            for share in &mut shares {
+                let own = gradient.clone().slice([share.own()]);
+                share.step(f64::from(hyper[0]), &own);
+            }
+            let ours = host(adamw.masters());
+            assert_eq!(
+                shares
+                    .iter()
+                    .flat_map(|share| host(share.masters()))
+                    .collect::<Vec<_>>(),
+                ours
+            );
+            let theirs = tensor(&golden, &format!("out.params.{step}"));
+            for (i, (a, b)) in ours.iter().zip(&theirs).enumerate() {
+                let name = &layout.entries()[i / 3].name;
+                assert!(
+                    (a - b).abs() <= 1e-6 + 1e-5 * b.abs(),
+                    "step {step}, {name}: {a}, PyTorch {b}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn at_its_base_width_mup_treats_every_group_as_the_standard_does() {
+        let (train, standard) = debug_config();
+        let mut mup = standard.clone();
+        mup.parametrization = Parametrization::Mup {
+            base_width: standard.hidden_size,
+        };
+        for (group, _) in one_entry_a_group().groups() {
+            let treatment = Treatment::of(group, &train, &standard);
+            assert_eq!(treatment, Treatment::of(group, &train, &mup));
+            assert_eq!(treatment.lr_ratio.to_bits(), 1.0_f64.to_bits(), "{group:?}");
+        }
+    }
+
+    fn debug_config() -> (TrainConfig, ModelConfig) {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/run/debug.toml");
+        let config = RunConfig::load(std::path::Path::new(path), &[]).unwrap();
+        (config.train, config.model)
     }
 }

@@ -5,7 +5,7 @@ use lidit_encoders::Precision;
 use toml::Table;
 
 use crate::config::RunConfig;
-use crate::config_file::split_set;
+use crate::config_file::{ConfigFile, split_set};
 use crate::run_dir::RunDir;
 
 /// Whether a run directory may already hold a run.
@@ -18,8 +18,9 @@ pub enum Start {
 }
 
 /// Keys that a continued run may change: they say how a run computes or what it records, never what it computes.
-const FREE_KEYS: [&str; 8] = [
+const FREE_KEYS: [&str; 9] = [
     "train.micro_batch",
+    "train.recompute_blocks",
     "train.sharding",
     "train.checkpoint_every",
     "train.keep_last",
@@ -29,7 +30,7 @@ const FREE_KEYS: [&str; 8] = [
     "sample",
 ];
 
-/// The config to follow in `run_dir`. `load` reads the given one with `sets` applied.
+/// The config to follow in `run_dir`, with `sets` applied. `load` reads the given one.
 ///
 /// # Errors
 /// `sets` changes a key of an existing run that changes its results; the key is named.
@@ -37,13 +38,13 @@ pub fn resolve(
     run_dir: &RunDir,
     start: Start,
     sets: &[String],
-    load: &dyn Fn(&[String]) -> Result<RunConfig>,
+    load: &dyn Fn() -> Result<ConfigFile>,
 ) -> Result<RunConfig> {
     match run_dir.read_config()? {
         Some(text) if start == Start::Resume => {
             continued(&text, sets).with_context(|| format!("resuming {}", run_dir.root().display()))
         }
-        _ => load(sets),
+        _ => load()?.run(sets),
     }
 }
 

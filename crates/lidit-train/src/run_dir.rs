@@ -21,6 +21,9 @@ const OWN: [&str; 7] = [
     "result.json",
 ];
 
+/// The stages of a run that has several, each with a run directory of its own below this one.
+pub(crate) const STAGES_FILE: &str = "stages.toml";
+
 /// A run directory: `config.toml`, `history.jsonl`, `metrics.jsonl`, `tensorboard/`, `samples/`, `checkpoints/`, and
 /// `result.json` last.
 ///
@@ -39,14 +42,27 @@ impl RunDir {
     /// # Errors
     /// When `root` holds anything, or another process is writing there.
     pub fn create(root: &Path) -> Result<Self> {
-        let lock = folder_lock::take(root, "run directory")?;
+        Self::hold_new(root)?.with_folders()
+    }
+
+    /// Takes the lock of the directory of a run with stages, each of which has a run directory below it.
+    pub(crate) fn hold(root: &Path) -> Result<Self> {
+        Ok(Self {
+            root: root.to_owned(),
+            _lock: folder_lock::take(root, "run directory")?,
+        })
+    }
+
+    /// As [`hold`](Self::hold), for a directory that holds nothing yet.
+    pub(crate) fn hold_new(root: &Path) -> Result<Self> {
+        let run = Self::hold(root)?;
         if let Some(name) = first_entry(root, Entries::All)? {
             bail!(
                 "run directory {} is not empty (it holds {name}): continue that run with --resume, or name another --run-dir",
                 root.display()
             );
         }
-        Self::with_folders(root, lock)
+        Ok(run)
     }
 
     /// Opens a run directory to continue its run; one that is missing or empty is made, as [`create`](Self::create) does.
@@ -54,7 +70,7 @@ impl RunDir {
     /// # Errors
     /// When `root` holds files but no `config.toml`, so is no run, or another process is writing there.
     pub fn resume(root: &Path) -> Result<Self> {
-        let lock = folder_lock::take(root, "run directory")?;
+        let run = Self::hold(root)?;
         // An attempt that died early has made folders but no config.
         if !root.join("config.toml").is_file()
             && let Some(name) = first_entry(root, Entries::Foreign)?
@@ -64,7 +80,7 @@ impl RunDir {
                 root.display()
             );
         }
-        Self::with_folders(root, lock)
+        run.with_folders()
     }
 
     /// A view of a run that some other process writes, without the lock: for ranks above 0 and for readers.
@@ -81,15 +97,11 @@ impl RunDir {
         })
     }
 
-    fn with_folders(root: &Path, lock: Option<File>) -> Result<Self> {
-        let run = Self {
-            root: root.to_owned(),
-            _lock: lock,
-        };
-        for folder in [run.tensorboard(), run.samples(), run.checkpoints()] {
+    fn with_folders(self) -> Result<Self> {
+        for folder in [self.tensorboard(), self.samples(), self.checkpoints()] {
             fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
-        Ok(run)
+        Ok(self)
     }
 
     /// The folder itself.

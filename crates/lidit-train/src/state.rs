@@ -46,7 +46,7 @@ impl TrainState {
         Self {
             step: 0,
             model: layout.load(&all, config.train.precision, model),
-            optimizer: FlatAdamW::new(&config.train, layout, ownership.own(), masters),
+            optimizer: FlatAdamW::new(&config.train, &config.model, layout, ownership.own(), masters),
             ema,
             sample_digest: SampleDigest::default(),
         }
@@ -68,7 +68,7 @@ impl TrainState {
         let own = ownership.own();
         let all = checkpoint.masters()?;
         let masters = upload(&all[own.clone()], &device);
-        let mut optimizer = FlatAdamW::new(&config.train, layout, own.clone(), masters);
+        let mut optimizer = FlatAdamW::new(&config.train, &config.model, layout, own.clone(), masters);
         optimizer.restore(&checkpoint.moments(own.clone())?, &device);
         let ema = config
             .train

@@ -1,15 +1,17 @@
 //! One optimizer step over this rank's share of the global batch.
 
+use std::num::NonZeroUsize;
+
 use anyhow::{Result, ensure};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Gradients, Tensor};
 use lidit_data::{Bucket, MicroBatch, SampleSum};
 use lidit_dist::World;
-use lidit_model::{Conditioning, ImageTokens, forward_flops};
+use lidit_model::{Conditioning, ImageTokens, LiDit, LossBatch, Losses, PromptBatch, forward_flops};
 
 use crate::conditioner::{Conditioned, Conditioner};
 use crate::config::RunConfig;
 use crate::gradients::{Ownership, clip_factor};
-use crate::layout::FlatLayout;
+use crate::layout::{FlatGradients, FlatLayout};
 use crate::loss_bins::{BINS, LossBins};
 use crate::sample_draws::draw;
 use crate::schedule::LrSchedule;
@@ -121,8 +123,7 @@ impl Stepper<'_> {
         let tokens = image.rows * image.columns;
         let drawn = draw(batch, tokens, train.seed, train.caption_dropout, self.device);
         let prompts = self.conditioner.condition_samples(&batch.ids, &drawn.captions)?;
-        let losses = self.config.objective.loss(&state.model, &drawn.batch, &prompts.batches);
-        let gradient = self.layout.gradients(&state.model, &mut losses.sum.backward());
+        let (losses, gradient) = self.loss_and_gradient(&state.model, &drawn.batch, &prompts.batches);
         // One transfer for all numbers.
         let numbers = Tensor::cat(vec![losses.sum.inner(), losses.each], 0).into_data();
         let numbers: Vec<f32> = numbers.iter::<f32>().collect();
@@ -137,6 +138,31 @@ impl Stepper<'_> {
             stop: 0.0,
         };
         Ok((gradient, sums))
+    }
+
+    /// A micro-batch's losses and the gradient of their sum in flat space.
+    fn loss_and_gradient(&self, model: &LiDit, batch: &LossBatch, prompts: &[PromptBatch]) -> (Losses, Tensor<1>) {
+        let mut gradients = FlatGradients::new(self.layout, model);
+        let objective = &self.config.objective;
+        let noised = objective.noise(batch);
+        let (input, timesteps) = (noised.input.clone(), noised.timesteps.clone());
+        let loss_of = |prediction| objective.loss_of(&noised, prediction, &batch.weights);
+        let losses = match NonZeroUsize::new(self.config.train.recompute_blocks) {
+            None => {
+                let losses = loss_of(model.forward(input, timesteps, prompts));
+                gradients.take(&mut losses.sum.backward());
+                losses
+            }
+            Some(blocks) => {
+                let loss = |prediction| {
+                    let losses = loss_of(prediction);
+                    (losses.sum.clone(), losses)
+                };
+                let take = |part: &mut Gradients| gradients.take(part);
+                model.backward_in_segments(input, timesteps, prompts, blocks, loss, take)
+            }
+        };
+        (losses, gradients.into_flat(&self.device.clone().inner()))
     }
 
     /// Whether this rank wants `step` to be the last of this attempt.

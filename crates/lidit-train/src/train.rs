@@ -5,13 +5,14 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;
-use lidit_data::{Dataset, LoadedStep, Loader, LoaderConfig, MicroBatch, SampleOrder, Share};
+use lidit_data::{Dataset, LoadedStep, Loader, LoaderConfig, MicroBatch, SampleOrder, Share, Wanted};
 use lidit_dist::World;
 use lidit_model::{Conditioning, LiDit};
 
 use crate::checkpoint::Checkpoint;
 use crate::conditioner::Conditioner;
 use crate::config::{Remember, RunConfig};
+use crate::config_file::ConfigFile;
 use crate::dashboard::View;
 use crate::features::FeatureStore;
 use crate::gradients::Ownership;
@@ -28,8 +29,8 @@ use crate::tensorboard::Ending;
 
 /// What to train, where to keep it, and how to watch it.
 pub struct RunRequest<'a> {
-    /// Reads the config that a new run follows, with `--set`s applied.
-    pub load: &'a dyn Fn(&[String]) -> Result<RunConfig>,
+    /// Reads the config that a new run follows.
+    pub load: &'a dyn Fn() -> Result<ConfigFile>,
     /// `key.path=value` each.
     pub sets: &'a [String],
     /// The run directory.
@@ -59,12 +60,8 @@ pub struct Ended {
     pub ending: Ending,
 }
 
-/// Trains with all ranks of `world` until the last step or until somebody stops it.
-///
-/// # Errors
-/// Any problem with config, data, encoders or checkpoint before the first step; a lost peer, non-finite numbers or a
-/// failed write in a step. Every rank fails when one does.
-pub fn train(request: &RunRequest<'_>, world: &World, stop: &Stop) -> Result<Ended> {
+/// Trains a single run with all ranks of `world`.
+pub(crate) fn train_run(request: &RunRequest<'_>, world: &World, stop: &Stop) -> Result<Ended> {
     let (run_dir, config) = open(request, world)?;
     let mut recorder = Recorder::open(&run_dir, request.view, world, stop)?;
     let outcome = Session::prepare(request, &run_dir, config, world, &mut recorder)
@@ -86,7 +83,7 @@ fn open(request: &RunRequest<'_>, world: &World) -> Result<(RunDir, RunConfig)> 
     }
     // A config that can't be read leaves no run directory behind.
     if !request.run_dir.join("config.toml").exists() {
-        (request.load)(request.sets)?;
+        (request.load)()?.run(request.sets)?;
     }
     let run_dir = match request.start {
         Start::Fresh => RunDir::create(&request.run_dir)?,
@@ -141,7 +138,10 @@ impl<'a> Session<'a> {
                 identity.check(&checkpoint)?;
                 TrainState::restore(&checkpoint, &config, &layout, &ownership, model)?
             }
-            None => TrainState::new(&config, &layout, &ownership, model),
+            None => match &config.start {
+                Some(start) => start.state(&config, &identity, &layout, &ownership, model)?,
+                None => TrainState::new(&config, &layout, &ownership, model),
+            },
         };
         let samples = dataset.len();
         let previews = Previews::new(&config, &dataset)?;
@@ -153,6 +153,7 @@ impl<'a> Session<'a> {
                 rank: world.rank(),
                 world_size: world.size(),
             },
+            wanted: Wanted::All,
             start_step: state.step,
         };
         let order = dataset.order(stream.seed, stream.global_batch);

@@ -102,7 +102,7 @@ fn digest(run: &Path) -> Result<Outcome> {
 }
 
 fn checkpoints(run: &Path) -> Result<Vec<(u64, Result<Checkpoint>)>> {
-    let found = Checkpoint::list(&RunDir::attach(run)?.checkpoints())?;
+    let found = Checkpoint::list(&RunDir::find(run)?.checkpoints())?;
     if found.is_empty() {
         bail!("{} has no checkpoint", run.display());
     }

@@ -14,6 +14,7 @@ mod plan;
 mod quickstart;
 mod sample;
 mod train;
+mod vae;
 
 use std::process::ExitCode;
 
@@ -53,6 +54,8 @@ enum Command {
     Launch(launch::Args),
     /// Draw pictures from prompts with a trained run.
     Sample(sample::Args),
+    /// Turn pictures into an autoencoder's latents and back.
+    Vae(vae::Args),
     /// Time the hot paths.
     Bench(bench::Args),
     /// List, verify and fingerprint a run's checkpoints.
@@ -93,6 +96,7 @@ fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
         Command::Train(args) => train::run(args),
         Command::Launch(args) => launch::run(args),
         Command::Sample(args) => sample::run(args),
+        Command::Vae(args) => vae::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use lidit_data::{EmojiBuild, EmojiGroup, build_emoji};
 use lidit_dist::World;
-use lidit_train::{Ending, RunConfig, RunRequest, Start, Stop, View, ViewRequest, cache};
+use lidit_train::{ConfigFile, Ending, RunRequest, Start, Stop, View, ViewRequest, cache};
 use serde_json::json;
 
 use crate::device::DeviceArg;
@@ -105,8 +105,8 @@ pub fn run(args: &Args) -> Result<Outcome> {
     ))
 }
 
-fn built_in(sets: &[String]) -> Result<RunConfig> {
-    RunConfig::load_from(Path::new("run/quickstart.toml"), sets, &|path| {
+fn built_in() -> Result<ConfigFile> {
+    ConfigFile::read_from(Path::new("run/quickstart.toml"), &|path| {
         let wanted = path
             .to_string_lossy()
             .replace("run/../", "")

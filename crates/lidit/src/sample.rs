@@ -85,7 +85,7 @@ fn parse_interval(text: &str) -> Result<[f64; 2], String> {
 /// Draws one PNG for each prompt and seed, and a grid that shows the real pictures beside those that the run's data set
 /// has.
 pub fn run(args: &Args) -> Result<Outcome> {
-    let run_dir = RunDir::attach(&args.run)?;
+    let run_dir = RunDir::find(&args.run)?;
     let mut config = RunConfig::load(&run_dir.config(), &[])?;
     args.sampler.apply(&mut config.sample.sampler);
     config.validate()?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use lidit_dist::World;
-use lidit_train::{Ending, RunConfig, RunRequest, Start, Stop, View, ViewRequest};
+use lidit_train::{ConfigFile, Ending, RunRequest, Start, Stop, View, ViewRequest};
 use serde_json::json;
 
 use crate::device::DeviceArg;
@@ -44,7 +44,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let view = View::choose(if args.tui { ViewRequest::Tui } else { ViewRequest::Auto })?;
     let world = World::from_env(Duration::from_secs(args.deadline))?;
     let request = RunRequest {
-        load: &|sets| RunConfig::load(&args.config, sets),
+        load: &|| ConfigFile::read(&args.config),
         sets: &args.sets,
         run_dir: args.run_dir.clone().unwrap_or_else(|| default_run_dir(&args.config)),
         start: if args.resume { Start::Resume } else { Start::Fresh },

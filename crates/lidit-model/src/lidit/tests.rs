@@ -4,7 +4,7 @@ use burn::tensor::TensorData;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-mod walkers;
+pub(crate) mod walkers;
 
 use self::walkers::{Scramble, ToBf16, parameter_names, silent_parameters};
 use super::*;

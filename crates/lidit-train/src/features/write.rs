@@ -213,6 +213,7 @@ impl Writer<'_> {
                 .iter()
                 .map(|encoder| pack_prefix(encoder.prefix(), precision))
                 .collect(),
+            latents: None,
         };
         self.folder.put(PREFIX, &[row], self.num_encoders())
     }
@@ -322,5 +323,6 @@ fn row(id: u64, caption: &str, encoded: &HashMap<&str, Vec<PromptFeatures>>) -> 
         prompts: prompts
             .with_context(|| format!("caption `{caption}` was not encoded"))?
             .clone(),
+        latents: None,
     })
 }

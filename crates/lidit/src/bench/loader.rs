@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use lidit_data::{Dataset, Loader, LoaderConfig, Share};
+use lidit_data::{Dataset, Loader, LoaderConfig, Share, Wanted};
 use lidit_train::RunConfig;
 use serde_json::json;
 
@@ -38,6 +38,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
             global_batch: batch,
             micro_batch: batch,
             share: Share::ALL,
+            wanted: Wanted::All,
             start_step: 0,
         },
     )?;

@@ -18,7 +18,7 @@ pub struct Args {
 
 /// Holds the run's records against the stream that its config defines.
 pub fn run(args: &Args) -> Result<Outcome> {
-    let found = audit(&RunDir::attach(&args.run)?)?;
+    let found = audit(&RunDir::find(&args.run)?)?;
     let mut text = format!(
         "{} steps trained on exactly their {} samples ({} unusable); every sample exactly once in each of {} whole epochs; attempts: {}",
         found.steps, found.samples, found.unusable, found.whole_epochs, found.attempts

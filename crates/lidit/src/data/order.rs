@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use lidit_data::{Dataset, LoaderConfig, OrderReport, Share};
+use lidit_data::{Dataset, LoaderConfig, OrderReport, Share, Wanted};
 use lidit_train::RunConfig;
 use serde_json::json;
 
@@ -54,6 +54,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
                 global_batch: config.train.global_batch,
                 micro_batch: config.train.micro_batch,
                 share,
+                wanted: Wanted::Captions,
                 start_step: step,
             }
             .validate()?;

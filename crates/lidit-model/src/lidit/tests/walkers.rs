@@ -7,7 +7,7 @@ use super::random;
 use crate::norm::is_norm_parameter;
 
 /// The paths of all parameters.
-pub(super) fn parameter_names<M: Module>(module: &M) -> Vec<String> {
+pub(crate) fn parameter_names<M: Module>(module: &M) -> Vec<String> {
     let mut names = Names {
         path: Vec::new(),
         names: Vec::new(),
