@@ -255,7 +255,7 @@ fn what_cannot_be_drawn_is_refused_with_one_error() {
         (vec!["--size", "30x16"], vec!["30x16", "32x16"]),
         (vec!["--sampler", "ddim"], vec!["sampler.kind", "euler"]),
         (vec!["--steps", "0"], vec!["sampler.steps"]),
-        (vec!["--guidance", "-1"], vec!["guidance"]),
+        (vec!["--guidance=-1"], vec!["sampler.guidance"]),
         (vec!["--guidance-interval", "0.9,0.1"], vec!["guidance_interval"]),
         (vec!["--weights", "ema:7"], vec!["7"]),
     ] {
