@@ -18,7 +18,7 @@ with open(source) as file:
     for row in csv.DictReader(file):
         key = row["parametrization"], row["layer"], int(row["step"])
         curves[key][int(row["width"])] = float(row["change"])
-steps = sorted({step for _, _, step in curves})
+steps = sorted({step for _, _, step in curves} - {1})  # gates and final layer leave zero in the first
 colours = plt.get_cmap("viridis")
 
 figure, axes = plt.subplots(2, len(LAYERS), figsize=(9, 5), sharex=True, sharey="col", layout="constrained")

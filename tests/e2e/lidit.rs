@@ -102,15 +102,20 @@ pub fn digest(dir: &Path) -> String {
         .to_owned()
 }
 
-/// The logged losses of the run in `dir`, by step.
-pub fn losses(dir: &Path) -> Vec<(u64, f64)> {
+/// The logged steps of the run in `dir`.
+pub fn metrics(dir: &Path) -> Vec<Value> {
     std::fs::read_to_string(dir.join("metrics.jsonl"))
         .unwrap()
         .lines()
-        .map(|line| {
-            let line: Value = serde_json::from_str(line).unwrap();
-            (line["step"].as_u64().unwrap(), line["loss"].as_f64().unwrap())
-        })
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// The logged losses of the run in `dir`, by step.
+pub fn losses(dir: &Path) -> Vec<(u64, f64)> {
+    metrics(dir)
+        .iter()
+        .map(|line| (line["step"].as_u64().unwrap(), line["loss"].as_f64().unwrap()))
         .collect()
 }
 

@@ -12,6 +12,7 @@ use lidit_model::{AttentionMask, LiDit, Parametrization, PromptBatch};
 use crate::conditioner::Conditioner;
 use crate::config::RunConfig;
 use crate::gradients::Ownership;
+use crate::latents::LatentSpace;
 use crate::layout::FlatLayout;
 use crate::sample_draws::draw;
 use crate::state::TrainState;
@@ -24,7 +25,7 @@ pub struct CoordinateCheck<'a> {
     pub config: RunConfig,
     /// Widths to train, muP's base width first; multiples of the config's `head_dim`.
     pub widths: &'a [usize],
-    /// Optimizer steps. Gates and final layer start at zero, so the blocks move from the third step on.
+    /// Optimizer steps. Gates and final layer start at zero, so the blocks move from the second step on.
     pub steps: usize,
     /// Where to compute, without autodiff.
     pub device: Device,
@@ -58,6 +59,7 @@ impl CoordinateCheck<'_> {
         self.config.train.min_lr_ratio = 1.0;
         self.config.train.ema_half_lives.clear();
         let conditioner = Conditioner::load(&self.config.encoders, &self.device, self.locate)?;
+        let latents = LatentSpace::open(&self.config.vae, &self.config.model, &self.device)?;
         let steps = self.batches()?;
         let mut coordinates = Vec::new();
         for parametrization in [Parametrization::Standard, Parametrization::Mup { base_width }] {
@@ -76,7 +78,7 @@ impl CoordinateCheck<'_> {
                 config.model.num_heads = width / head_dim;
                 config.model.parametrization = parametrization;
                 config.validate()?;
-                let moved = train(&config, &conditioner, &steps, &self.device)?;
+                let moved = train(&config, &conditioner, &latents, &steps, &self.device)?;
                 coordinates.extend(moved.into_iter().map(|(step, layer, [size, change])| Coordinate {
                     parametrization: name,
                     width,
@@ -109,6 +111,7 @@ impl CoordinateCheck<'_> {
 fn train(
     config: &RunConfig,
     conditioner: &Conditioner,
+    latents: &LatentSpace,
     steps: &[Vec<MicroBatch>],
     device: &Device,
 ) -> Result<Vec<(usize, String, [f64; 2])>> {
@@ -121,6 +124,7 @@ fn train(
     let stepper = Stepper {
         config,
         conditioner,
+        latents,
         conditioning: &conditioning,
         layout: &layout,
         ownership: &ownership,
@@ -132,7 +136,15 @@ fn train(
         .first()
         .and_then(|step| step.first())
         .context("no step to train")?;
-    let drawn = draw(probe, config.train.seed, config.train.caption_dropout, device);
+    let (image, pictures) = (stepper.image(probe.size), stepper.images(probe)?.inner());
+    let image_tokens = image.rows * image.columns;
+    let drawn = draw(
+        probe,
+        pictures,
+        image_tokens,
+        config.train.seed,
+        config.train.caption_dropout,
+    );
     let prompts = conditioner.condition_samples(&probe.ids, &drawn.captions)?;
     let noised = config.objective.noise(&drawn.batch);
     let look = |model: &LiDit| activations(&model.valid(), &noised.input, &noised.timesteps, &prompts.batches);

@@ -26,7 +26,9 @@ mod gradients;
 mod hparams;
 mod image_grid;
 mod jsonl;
+mod latents;
 mod layout;
+mod loss_bins;
 mod manifest;
 mod memory;
 mod optimizer;
@@ -60,8 +62,9 @@ pub use features::{
     DataIdentity, EncoderIdentity, FeatureIdentity, FeatureManifest, FeatureRequest, FeatureStore, FeaturesWritten,
     write_features,
 };
-pub use generate::{Request, to_pictures};
+pub use generate::{Drawing, Request, batches, check_size, size_of_aspect, to_pictures};
 pub use image_grid::{GridRow, ImageGrid, Tile};
+pub use latents::{KlConfig, LatentSpace, VaeConfig};
 pub use layout::FlatLayout;
 pub use manifest::Manifest;
 pub use memory::MemoryEstimate;

@@ -116,7 +116,10 @@ mod tests {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/run/debug.toml");
         let sets = ["model.depth=12".to_owned()];
         let mut config = RunConfig::load(std::path::Path::new(path), &sets).unwrap();
-        let text = [TextTokens { prompt: 24, caption: 16 }; 2];
+        let text = [TextTokens {
+            prompt: 24,
+            caption: 16,
+        }; 2];
         let image = ImageTokens { rows: 8, columns: 8 };
         let mut estimate = |recompute_blocks| {
             config.train.recompute_blocks = recompute_blocks;

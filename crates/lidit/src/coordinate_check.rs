@@ -22,7 +22,7 @@ pub struct Args {
     /// Widths to train, muP's base width first.
     #[arg(long, value_delimiter = ',', default_values_t = [64, 128, 256, 512])]
     widths: Vec<usize>,
-    /// Optimizer steps of each network; the blocks move from the third on.
+    /// Optimizer steps of each network; the blocks move from the second on.
     #[arg(long, value_name = "N", default_value_t = 8)]
     steps: usize,
     /// Where every number goes, as CSV.
@@ -37,8 +37,8 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<Outcome> {
     ensure!(args.widths.len() > 1, "--widths needs two widths or more");
     ensure!(
-        args.steps >= 3,
-        "--steps is {}: the blocks move from the third step on",
+        args.steps >= 2,
+        "--steps is {}: the blocks move from the second step on",
         args.steps
     );
     let check = CoordinateCheck {
