@@ -24,10 +24,10 @@ pub struct DrawingArgs {
     /// The seeds A, A + 1, .. B - 1.
     #[arg(long, value_name = "A..B", value_parser = parse_seeds)]
     seeds: Option<Range<u64>>,
-    /// Width and height in pixels, multiples of a token's [default: the run's data.image_size].
+    /// Width and height in pixels, multiples of a token's [default: the run's `data.image_size`].
     #[arg(long, value_name = "WxH", value_parser = parse_size, conflicts_with = "aspect")]
     size: Option<[u32; 2]>,
-    /// Width to height, at about the area of the run's data.image_size.
+    /// Width to height, at about the area of the run's `data.image_size`.
     #[arg(long, value_name = "W:H", value_parser = parse_aspect)]
     aspect: Option<[u32; 2]>,
 }
