@@ -6,7 +6,7 @@
 //! # Precision
 //! The network computes in the types of its weights. [`Linear`] and the convolutions cast their input to the type of
 //! their weight; norms, softmax, activations, modulation, the residual stream and the loss are f32 whatever the weights
-//! are. Whoever loads bf16 weights gets mixed precision; parameters for which [`is_norm_parameter`] holds must stay f32.
+//! are. Whoever loads bf16 weights gets mixed precision; parameters for which [`is_f32_parameter`] holds stay f32.
 
 mod attention;
 mod block;
@@ -56,9 +56,9 @@ pub use loss_weighting::LossWeighting;
 pub use mlp::{Mlp, silu};
 pub use modulation::{Gate, Modulated, Modulation};
 pub use noise_level::NoiseLevel;
-pub use norm::{RmsNorm, is_norm_parameter, layer_norm, rms_norm};
+pub use norm::{RmsNorm, layer_norm, rms_norm};
 pub use objective::{LossBatch, Losses, Noised, Objective, RectifiedFlow};
-pub use parameter::{Kind, Part, Role};
+pub use parameter::{Kind, Part, Role, is_f32_parameter};
 pub use patchify::{Patchify, unpatchify};
 pub use prompts::{PromptBatch, PromptRow};
 pub use refiner::{RefinerBlock, TokenRefiner};

@@ -51,11 +51,6 @@ pub fn layer_norm<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     rms_norm(x - mean)
 }
 
-/// Whether the parameter at `path` (`blocks.0.self_attention.query_norm.gain`) belongs to a norm and must stay f32.
-pub fn is_norm_parameter(path: &str) -> bool {
-    path.rsplit('.').next() == Some("gain")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,12 +89,5 @@ mod tests {
                 "feature {i}: {y}, not {expected}"
             );
         }
-    }
-
-    #[test]
-    fn only_gains_are_norm_parameters() {
-        assert!(is_norm_parameter("blocks.0.self_attention.query_norm.gain"));
-        assert!(!is_norm_parameter("blocks.0.self_attention.query.weight"));
-        assert!(!is_norm_parameter("blocks.0.again"));
     }
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, FloatDType, Gradients, Tensor};
-use lidit_model::{LiDit, Role, is_norm_parameter};
+use lidit_model::{LiDit, Role, is_f32_parameter};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Precision;
@@ -280,7 +280,7 @@ impl ModuleMapper for Loader<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let name = self.path.join(".");
         let (_, entry) = self.layout.entry(&name);
-        let source = if is_norm_parameter(&name) {
+        let source = if is_f32_parameter(&name) {
             self.masters
         } else {
             &self.rounded

@@ -1,6 +1,6 @@
 //! What training needs of a device's memory, from the config alone: an estimate by formulae that docs/features.md states.
 
-use lidit_model::{Fusion, ImageTokens, ModelConfig, TextTokens};
+use lidit_model::{Fusion, ImageTokens, ModelConfig, RefinerGate, TextTokens};
 use serde::Serialize;
 
 use crate::config::{Precision, Sharding, TrainConfig};
@@ -48,9 +48,10 @@ impl MemoryEstimate {
         let micro_batch = train
             .micro_batch
             .min((train.global_batch as u64).div_ceil(world_size) as usize) as u64;
+        let computed = compute * parameters + (4 - compute) * f32_parameters(model, text.len());
         Self {
-            weights: 4 * owned + if shares_masters { 0 } else { compute * parameters },
-            gradients: (compute + 4) * parameters,
+            weights: 4 * owned + if shares_masters { 0 } else { computed },
+            gradients: computed + 4 * parameters,
             optimizer: 8 * owned,
             ema: 4 * owned * train.ema_half_lives.len() as u64,
             activations: micro_batch * activation_bytes(model, train.recompute_blocks, compute, image, text),
@@ -62,6 +63,21 @@ impl MemoryEstimate {
     pub fn total(&self) -> u64 {
         self.weights + self.gradients + self.optimizer + self.ema + self.activations + self.encoders
     }
+}
+
+/// Parameters that stay f32 when the network computes in bf16: the matrices of modulation and gates. Biases and what
+/// else `is_f32_parameter` names is little beside them.
+fn f32_parameters(model: &ModelConfig, num_encoders: usize) -> u64 {
+    let gates = match model.refiner.gate {
+        RefinerGate::Adaptive => 2 * model.refiner.blocks,
+        RefinerGate::None => 0,
+    };
+    let collaborative = match model.fusion {
+        Fusion::Concatenate => 0,
+        Fusion::Collaborative => 6,
+    };
+    let squares = 9 * model.depth + 2 + num_encoders * (gates + collaborative);
+    (squares * model.hidden_size * model.hidden_size) as u64
 }
 
 /// Bytes that the forward pass of one image keeps: the inputs and outputs of every product, softmax and norm of the

@@ -10,9 +10,9 @@ use crate::config::tests::tiny;
 use crate::config::{Conditioning, Fusion, InputNorm, ModelConfig, Pooling};
 use crate::golden::{Golden, relative_error};
 use crate::initialize::initialize;
-use crate::norm::is_norm_parameter;
 use crate::objective::tests::flow;
 use crate::objective::{LossBatch, Noised, Objective};
+use crate::parameter::is_f32_parameter;
 use crate::timestep_density::TimestepDensity;
 use crate::timestep_shift::TimestepShift;
 
@@ -82,7 +82,7 @@ impl ModuleMapper for Prepare {
                 }
             })
             .collect();
-        let dtype = if is_norm_parameter(&path) {
+        let dtype = if is_f32_parameter(&path) {
             FloatDType::F32
         } else {
             self.dtype

@@ -4,7 +4,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{FloatDType, Gradients, Tensor, TensorData};
 
 use super::random;
-use crate::norm::is_norm_parameter;
+use crate::parameter::is_f32_parameter;
 
 /// The paths of all parameters.
 pub(crate) fn parameter_names<M: Module>(module: &M) -> Vec<String> {
@@ -96,7 +96,7 @@ impl ModuleMapper for Scramble {
     }
 }
 
-/// Rounds everything but norms to bf16, as mixed precision does.
+/// Rounds to bf16 what may be, as mixed precision does.
 #[derive(Default)]
 pub(super) struct ToBf16 {
     path: Vec<String>,
@@ -106,7 +106,7 @@ impl ModuleMapper for ToBf16 {
     walk!();
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if is_norm_parameter(&self.path.join(".")) {
+        if is_f32_parameter(&self.path.join(".")) {
             return param;
         }
         param.map(|tensor| tensor.detach().cast(FloatDType::BF16).detach().require_grad())
