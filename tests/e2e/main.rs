@@ -6,6 +6,7 @@ mod configs;
 mod data_order;
 mod data_sets;
 mod feature_cache;
+mod latents;
 mod lidit;
 mod mistakes;
 mod plan;

@@ -10,7 +10,7 @@ use crate::config::RunConfig;
 use crate::stages::{STAGES, is_stage_key, select_stage, stage_tables};
 
 /// Keys whose text is a path, resolved against the file that holds them.
-const PATH_KEYS: [&str; 3] = ["data.path", "encoders.features", "start.run"];
+const PATH_KEYS: [&str; 4] = ["data.path", "encoders.features", "start.run", "vae.kl.model"];
 
 /// Starts a path inside the cache folder, wherever that is.
 const CACHE_PREFIX: &str = "$LIDIT_CACHE/";
@@ -249,6 +249,13 @@ fn insert(table: &mut Table, key: &str, value: Value) -> Result<()> {
             match inner {
                 Value::Table(inner) => insert(inner, rest, value),
                 Value::Array(list) => insert_indexed(list, head, rest, value),
+                // One of several kinds: `vae = "identity"` becomes `vae.kl.model = ..`.
+                Value::String(_) => {
+                    let mut table = Table::new();
+                    insert(&mut table, rest, value)?;
+                    *inner = Value::Table(table);
+                    Ok(())
+                }
                 _ => bail!("`{head}` is a value, not a table"),
             }
         }

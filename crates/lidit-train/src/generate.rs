@@ -3,11 +3,12 @@
 use anyhow::{Result, ensure};
 use burn::tensor::{Device, Tensor, TensorData};
 use image::RgbImage;
-use lidit_data::{SampleRng, Stream};
-use lidit_model::{LiDit, ModelConfig, Objective, Sampler, Start};
+use lidit_data::{Bucket, SampleRng, Stream};
+use lidit_model::{LiDit, Objective, Sampler, Start};
 
 use crate::conditioner::Conditioner;
-use crate::config::{PIXEL_CHANNELS, RunConfig};
+use crate::config::RunConfig;
+use crate::latents::LatentSpace;
 
 /// Pictures that a training run draws at once.
 pub const BATCH: usize = 16;
@@ -31,25 +32,34 @@ pub struct Request<'a> {
     pub model: &'a LiDit,
     /// The frozen encoders it was trained with.
     pub conditioner: &'a Conditioner,
+    /// What lies between network and pictures.
+    pub latents: &'a LatentSpace,
     /// What the network predicts.
     pub objective: &'a Objective,
     /// Rule, steps, guidance.
     pub sampler: &'a Sampler,
-    /// The network's shape.
-    pub shape: &'a ModelConfig,
+    /// Side of an image token, in what the network sees.
+    pub patch_size: usize,
     /// Where the network lies.
     pub device: &'a Device,
 }
 
 impl<'a> Request<'a> {
     /// A request with the settings of `config`.
-    pub fn new(model: &'a LiDit, conditioner: &'a Conditioner, config: &'a RunConfig, device: &'a Device) -> Self {
+    pub fn new(
+        model: &'a LiDit,
+        conditioner: &'a Conditioner,
+        latents: &'a LatentSpace,
+        config: &'a RunConfig,
+        device: &'a Device,
+    ) -> Self {
         Self {
             model,
             conditioner,
+            latents,
             objective: &config.objective,
             sampler: &config.sample.sampler,
-            shape: &config.model,
+            patch_size: config.model.patch_size,
             device,
         }
     }
@@ -81,7 +91,7 @@ impl<'a> Request<'a> {
         let [_, _, rows, columns] = noise.dims();
         let start = Start {
             noise,
-            image_tokens: rows * columns / (self.shape.patch_size * self.shape.patch_size),
+            image_tokens: rows * columns / (self.patch_size * self.patch_size),
             fresh: &|step| self.noise(drawings, step as u64 + 1),
         };
         let drawn = self.sampler.sample(
@@ -92,12 +102,18 @@ impl<'a> Request<'a> {
             &unconditioned.batches,
             on_step,
         );
-        Ok(to_pictures(&drawn))
+        Ok(to_pictures(&self.latents.decode(drawn)))
     }
 
     /// Noise for pictures of one size, `[B, C, H, W]`: draw 0 is what they start from, draw i + 1 what step i adds.
     fn noise(&self, drawings: &[&Drawing], draw: u64) -> Tensor<4> {
-        let [channels, rows, columns] = drawings.first().map_or([0; 3], |drawing| noise_shape(drawing));
+        let [rows, columns] = drawings.first().map_or([0; 2], |drawing| {
+            self.latents.grid(Bucket {
+                width: drawing.width,
+                height: drawing.height,
+            })
+        });
+        let channels = self.latents.channels();
         let mut noise = vec![0.0f32; drawings.len() * channels * rows * columns];
         for (drawing, out) in drawings.iter().zip(noise.chunks_exact_mut(channels * rows * columns)) {
             SampleRng::new(drawing.seed, draw, 0, Stream::Generation).fill_normal(out);
@@ -107,39 +123,30 @@ impl<'a> Request<'a> {
     }
 }
 
-/// `[C, H, W]` of what the network sees of a picture.
-fn noise_shape(drawing: &Drawing) -> [usize; 3] {
-    [PIXEL_CHANNELS, drawing.height as usize, drawing.width as usize]
-}
-
-/// Refuses a size that the network can't take.
+/// Refuses a size that does not divide into tokens of `token` x `token` pixels.
 ///
 /// # Errors
-/// A side is 0 or no multiple of what one image token covers; names a size that is legal.
-pub fn check_size(shape: &ModelConfig, width: u32, height: u32) -> Result<()> {
-    let side = shape.patch_size as u32;
-    let nearest = |length: u32| nearest_length(f64::from(length), side);
+/// A side is 0 or no multiple of `token`; names a size near it that is legal.
+pub fn check_size(width: u32, height: u32, token: u32) -> Result<()> {
+    let nearest = |length: u32| nearest_length(f64::from(length), token);
     ensure!(
-        width > 0 && height > 0 && width.is_multiple_of(side) && height.is_multiple_of(side),
-        "size {width}x{height}: both sides must be multiples of {side} (model.patch_size), {}x{} is near",
+        width > 0 && height > 0 && width.is_multiple_of(token) && height.is_multiple_of(token),
+        "size {width}x{height}: both sides must be multiples of {token}, the pixels of a token (model.patch_size times \
+         the VAE's factor); {}x{} is near",
         nearest(width),
         nearest(height)
     );
     Ok(())
 }
 
-/// Width and height of the ratio `across` to `down` with about `area` pixels, in multiples that the network takes.
-pub fn size_of_aspect(shape: &ModelConfig, area: f64, across: u32, down: u32) -> (u32, u32) {
-    let side = shape.patch_size as u32;
+/// Width and height of the ratio `across` to `down` with about `area` pixels, in whole tokens of `token` x `token`.
+pub fn size_of_aspect(area: f64, across: u32, down: u32, token: u32) -> [u32; 2] {
     let ratio = (f64::from(across) / f64::from(down)).sqrt();
-    (
-        nearest_length(area.sqrt() * ratio, side),
-        nearest_length(area.sqrt() / ratio, side),
-    )
+    [area.sqrt() * ratio, area.sqrt() / ratio].map(|length| nearest_length(length, token))
 }
 
-fn nearest_length(length: f64, side: u32) -> u32 {
-    ((length / f64::from(side)).round() as u32).max(1) * side
+fn nearest_length(length: f64, token: u32) -> u32 {
+    ((length / f64::from(token)).round() as u32).max(1) * token
 }
 
 /// Which drawings to draw together: indices of one size, at most `most` at once, in the order of their first.
@@ -189,6 +196,16 @@ mod tests {
             width,
             height,
         }
+    }
+
+    #[test]
+    fn an_aspect_keeps_the_area_in_whole_tokens() {
+        assert_eq!(size_of_aspect(256.0 * 256.0, 1, 1, 16), [256, 256]);
+        assert_eq!(size_of_aspect(256.0 * 256.0, 16, 9, 16), [336, 192]);
+        assert_eq!(size_of_aspect(256.0 * 256.0, 1, 4, 16), [128, 512]);
+        assert_eq!(size_of_aspect(16.0 * 16.0, 100, 1, 4), [160, 4]);
+        assert!(check_size(336, 192, 16).is_ok());
+        assert!(check_size(0, 16, 16).is_err());
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod gradients;
 mod hparams;
 mod image_grid;
 mod jsonl;
+mod latents;
 mod layout;
 mod loss_bins;
 mod manifest;
@@ -61,6 +62,7 @@ pub use features::{
 };
 pub use generate::{Drawing, Request, batches, check_size, size_of_aspect, to_pictures};
 pub use image_grid::{GridRow, ImageGrid, Tile};
+pub use latents::{KlConfig, LatentSpace, VaeConfig};
 pub use layout::FlatLayout;
 pub use manifest::Manifest;
 pub use memory::MemoryEstimate;

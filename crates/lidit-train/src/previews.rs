@@ -11,6 +11,7 @@ use crate::conditioner::Conditioner;
 use crate::config::RunConfig;
 use crate::generate::{Drawing, Request};
 use crate::image_grid::{GridRow, ImageGrid, Tile};
+use crate::latents::LatentSpace;
 use crate::layout::even_ranges;
 
 /// Tiles side by side.
@@ -38,6 +39,7 @@ impl Previews {
         &self,
         model: &LiDit,
         conditioner: &Conditioner,
+        latents: &LatentSpace,
         config: &RunConfig,
         device: &Device,
         world: &World,
@@ -54,7 +56,7 @@ impl Previews {
                 height: side,
             })
             .collect();
-        let drawn = Request::new(model, conditioner, config, device).draw(&drawings)?;
+        let drawn = Request::new(model, conditioner, latents, config, device).draw(&drawings)?;
         let mut pictures = Vec::with_capacity(self.prompts.len());
         for (rank, share) in shares.iter().enumerate() {
             let mut bytes = Vec::new();

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use anyhow::{Result, ensure};
-use burn::tensor::{Device, Gradients, Tensor};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use lidit_data::{Bucket, MicroBatch, SampleSum};
 use lidit_dist::World;
 use lidit_model::{Conditioning, ImageTokens, LiDit, LossBatch, Losses, PromptBatch, forward_flops};
@@ -11,6 +11,7 @@ use lidit_model::{Conditioning, ImageTokens, LiDit, LossBatch, Losses, PromptBat
 use crate::conditioner::{Conditioned, Conditioner};
 use crate::config::RunConfig;
 use crate::gradients::{Ownership, clip_factor};
+use crate::latents::{LatentSpace, PIXEL_CHANNELS};
 use crate::layout::{FlatGradients, FlatLayout};
 use crate::loss_bins::{BINS, LossBins};
 use crate::sample_draws::draw;
@@ -24,7 +25,9 @@ pub struct Stepper<'a> {
     pub config: &'a RunConfig,
     /// Frozen encoders.
     pub conditioner: &'a Conditioner,
-    /// What the network knows of them.
+    /// What lies between pictures and network.
+    pub latents: &'a LatentSpace,
+    /// What the network knows of the encoders.
     pub conditioning: &'a Conditioning,
     /// Flat space.
     pub layout: &'a FlatLayout,
@@ -121,7 +124,7 @@ impl Stepper<'_> {
         let train = &self.config.train;
         let image = self.image(batch.size);
         let tokens = image.rows * image.columns;
-        let drawn = draw(batch, tokens, train.seed, train.caption_dropout, self.device);
+        let drawn = draw(batch, self.images(batch)?, tokens, train.seed, train.caption_dropout);
         let prompts = self.conditioner.condition_samples(&batch.ids, &drawn.captions)?;
         let (losses, gradient) = self.loss_and_gradient(&state.model, &drawn.batch, &prompts.batches);
         // One transfer for all numbers.
@@ -176,13 +179,30 @@ impl Stepper<'_> {
         prompts.tokens.iter().map(|text| 3.0 * forward(text) as f64).sum()
     }
 
+    /// What the network sees of a micro-batch's pictures: latents that were written before, or pictures encoded now.
+    fn images(&self, batch: &MicroBatch) -> Result<Tensor<4>> {
+        let [height, width] = self.latents.grid(batch.size);
+        let latents_shape = [batch.len(), self.latents.channels(), height, width];
+        if let Some(latents) = self.conditioner.latents(&batch.ids, latents_shape)? {
+            return Ok(Tensor::from_data(TensorData::new(latents, latents_shape), self.device));
+        }
+        let shape = [
+            batch.len(),
+            PIXEL_CHANNELS,
+            batch.size.height as usize,
+            batch.size.width as usize,
+        ];
+        let pixels = TensorData::new(batch.pixels.clone(), shape);
+        let latents = self
+            .latents
+            .encode(Tensor::from_data(pixels, &self.device.clone().inner()));
+        Ok(latents.autodiff())
+    }
+
     /// The tokens of a picture.
     fn image(&self, size: Bucket) -> ImageTokens {
-        let patch_size = self.config.model.patch_size;
-        ImageTokens {
-            rows: size.height as usize / patch_size,
-            columns: size.width as usize / patch_size,
-        }
+        let [rows, columns] = self.latents.grid(size).map(|side| side / self.config.model.patch_size);
+        ImageTokens { rows, columns }
     }
 
     fn update(&self, state: &mut TrainState, gradient: &Tensor<1>, lr: f64) -> Result<()> {

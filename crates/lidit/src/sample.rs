@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use lidit_data::Dataset;
 use lidit_model::{LiDit, Sampler, SamplerKind};
 use lidit_train::{
-    Checkpoint, Conditioner, Drawing, FlatLayout, Identity, Request, RunConfig, RunDir, Weights, batches, compare,
-    load_for_drawing, real_picture,
+    Checkpoint, Conditioner, Drawing, FlatLayout, Identity, LatentSpace, Request, RunConfig, RunDir, Weights, batches,
+    compare, load_for_drawing, real_picture,
 };
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
@@ -110,6 +110,7 @@ struct Artist {
     config: RunConfig,
     checkpoint: Checkpoint,
     conditioner: Conditioner,
+    latents: LatentSpace,
     model: LiDit,
     device: burn::tensor::Device,
 }
@@ -119,11 +120,13 @@ impl Artist {
         let checkpoint = newest(run_dir)?;
         let device = args.device.open(0)?;
         let conditioner = Conditioner::load(&config.encoders, &device, &fetch::resolve_model)?;
+        let latents = LatentSpace::open(&config.vae, &config.model, &device)?;
         let identity = Identity {
             dataset: String::new(),
             encoders: conditioner.fingerprints()?,
+            vae: latents.fingerprint().to_owned(),
         };
-        identity.check_encoders(&checkpoint)?;
+        identity.check_frozen(&checkpoint)?;
         let model = LiDit::zeros(&config.model, &conditioner.conditioning(&config.encoders), &device);
         let layout = FlatLayout::of(&model);
         checkpoint.check_layout(layout.entries())?;
@@ -132,6 +135,7 @@ impl Artist {
             config,
             checkpoint,
             conditioner,
+            latents,
             model,
             device,
         })
@@ -139,7 +143,13 @@ impl Artist {
 
     /// Draws all and writes each as soon as it is drawn; returns the files, in the order of the drawings.
     fn draw(&self, args: &Args, drawings: &[Drawing]) -> Result<Vec<PathBuf>> {
-        let request = Request::new(&self.model, &self.conditioner, &self.config, &self.device);
+        let request = Request::new(
+            &self.model,
+            &self.conditioner,
+            &self.latents,
+            &self.config,
+            &self.device,
+        );
         let settings = Settings {
             sampler: &self.config.sample.sampler,
             weights: self.weights_name(args.weights),
