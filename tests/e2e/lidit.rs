@@ -121,7 +121,16 @@ pub fn losses(dir: &Path) -> Vec<(u64, f64)> {
 
 /// All weights of the checkpoint of `step`, tensor by tensor in order of names.
 pub fn weights(dir: &Path, step: u64) -> Vec<f32> {
-    let path = dir.join(format!("checkpoints/step-{step}/model.safetensors"));
+    numbers(dir, step, "model")
+}
+
+/// The average of `half_life` in the checkpoint of `step`, in the order of [`weights`].
+pub fn average(dir: &Path, step: u64, half_life: u64) -> Vec<f32> {
+    numbers(dir, step, &format!("ema-{half_life}"))
+}
+
+fn numbers(dir: &Path, step: u64, file: &str) -> Vec<f32> {
+    let path = dir.join(format!("checkpoints/step-{step}/{file}.safetensors"));
     let bytes = std::fs::read(path).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let mut names = tensors.names();

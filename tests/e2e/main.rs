@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod audit;
+mod averages;
 mod configs;
 mod data_order;
 mod data_sets;
@@ -16,4 +17,5 @@ mod sampling;
 mod stages;
 mod training;
 mod vae;
+mod widths;
 mod workspace;

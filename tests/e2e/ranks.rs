@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::lidit::{
-    debug_config, digest, json, losses, metrics, relative_l2, run as run_lidit, stderr, train, weights,
+    average, debug_config, digest, json, losses, metrics, relative_l2, run as run_lidit, stderr, train, weights,
 };
 
 /// The bounds hold over this many steps.
@@ -48,6 +48,13 @@ fn assert_same_training(a: &Path, b: &Path) {
     }
     let difference = relative_l2(&weights(a, 50), &weights(b, 50));
     assert!(difference <= 1e-4, "weights differ by {difference}");
+    for half_life in [48, 120] {
+        let difference = relative_l2(&average(a, 50, half_life), &average(b, 50, half_life));
+        assert!(
+            difference <= 1e-4,
+            "the averages of half-life {half_life} differ by {difference}"
+        );
+    }
 }
 
 #[test]

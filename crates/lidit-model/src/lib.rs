@@ -5,8 +5,8 @@
 //!
 //! # Precision
 //! The network computes in the types of its weights. [`Linear`] and the convolutions cast their input to the type of
-//! their weight; norms, softmax, modulation, the residual stream and the loss are f32 whatever the weights are.
-//! Whoever loads bf16 weights gets mixed precision; parameters for which [`is_norm_parameter`] holds must stay f32.
+//! their weight; norms, softmax, activations, modulation, the residual stream and the loss are f32 whatever the weights
+//! are. Whoever loads bf16 weights gets mixed precision; parameters for which [`is_norm_parameter`] holds must stay f32.
 
 mod attention;
 mod block;

@@ -235,6 +235,11 @@ impl RunConfig {
         Ok(())
     }
 
+    /// Pixels along one side of an image token. Reads the VAE's config, where there is one.
+    pub fn token_pixels(&self) -> Result<u32> {
+        Ok((self.vae.factor()? * self.model.patch_size) as u32)
+    }
+
     /// The resolved config as TOML, the text of `RUN/config.toml`.
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string(self).context("writing the config as TOML")

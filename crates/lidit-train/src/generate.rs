@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use burn::tensor::{Device, Tensor, TensorData};
 use image::RgbImage;
 use lidit_data::{Bucket, SampleRng, Stream};
-use lidit_model::{LiDit, Objective, Sampler, Start};
+use lidit_model::{LiDit, ModelConfig, Objective, Sampler, Start};
 
 use crate::conditioner::Conditioner;
 use crate::config::RunConfig;
@@ -26,6 +26,15 @@ pub struct Drawing {
     pub height: u32,
 }
 
+impl Drawing {
+    fn size(&self) -> Bucket {
+        Bucket {
+            width: self.width,
+            height: self.height,
+        }
+    }
+}
+
 /// Who draws and how.
 pub struct Request<'a> {
     /// The trained network, on a device without autodiff.
@@ -38,8 +47,8 @@ pub struct Request<'a> {
     pub objective: &'a Objective,
     /// Rule, steps, guidance.
     pub sampler: &'a Sampler,
-    /// Side of an image token, in what the network sees.
-    pub patch_size: usize,
+    /// The network's shape.
+    pub shape: &'a ModelConfig,
     /// Where the network lies.
     pub device: &'a Device,
 }
@@ -59,7 +68,7 @@ impl<'a> Request<'a> {
             latents,
             objective: &config.objective,
             sampler: &config.sample.sampler,
-            patch_size: config.model.patch_size,
+            shape: &config.model,
             device,
         }
     }
@@ -91,7 +100,7 @@ impl<'a> Request<'a> {
         let [_, _, rows, columns] = noise.dims();
         let start = Start {
             noise,
-            image_tokens: rows * columns / (self.patch_size * self.patch_size),
+            image_tokens: rows * columns / (self.shape.patch_size * self.shape.patch_size),
             fresh: &|step| self.noise(drawings, step as u64 + 1),
         };
         let drawn = self.sampler.sample(
@@ -107,13 +116,8 @@ impl<'a> Request<'a> {
 
     /// Noise for pictures of one size, `[B, C, H, W]`: draw 0 is what they start from, draw i + 1 what step i adds.
     fn noise(&self, drawings: &[&Drawing], draw: u64) -> Tensor<4> {
-        let [rows, columns] = drawings.first().map_or([0; 2], |drawing| {
-            self.latents.grid(Bucket {
-                width: drawing.width,
-                height: drawing.height,
-            })
-        });
-        let channels = self.latents.channels();
+        let size = drawings.first().map_or(Bucket::square(0), |drawing| drawing.size());
+        let ([rows, columns], channels) = (self.latents.grid(size), self.latents.channels());
         let mut noise = vec![0.0f32; drawings.len() * channels * rows * columns];
         for (drawing, out) in drawings.iter().zip(noise.chunks_exact_mut(channels * rows * columns)) {
             SampleRng::new(drawing.seed, draw, 0, Stream::Generation).fill_normal(out);
@@ -123,30 +127,33 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Refuses a size that does not divide into tokens of `token` x `token` pixels.
+/// Refuses a size that does not divide into tokens of `side` by `side` pixels.
 ///
 /// # Errors
-/// A side is 0 or no multiple of `token`; names a size near it that is legal.
-pub fn check_size(width: u32, height: u32, token: u32) -> Result<()> {
-    let nearest = |length: u32| nearest_length(f64::from(length), token);
+/// Names a size that is legal.
+pub fn check_size(side: u32, width: u32, height: u32) -> Result<()> {
+    let nearest = |length: u32| nearest_length(f64::from(length), side);
     ensure!(
-        width > 0 && height > 0 && width.is_multiple_of(token) && height.is_multiple_of(token),
-        "size {width}x{height}: both sides must be multiples of {token}, the pixels of a token (model.patch_size times \
-         the VAE's factor); {}x{} is near",
+        width > 0 && height > 0 && width.is_multiple_of(side) && height.is_multiple_of(side),
+        "size {width}x{height}: both sides must be multiples of {side}, the pixels of a token (model.patch_size, times the \
+         VAE's factor); {}x{} is near",
         nearest(width),
         nearest(height)
     );
     Ok(())
 }
 
-/// Width and height of the ratio `across` to `down` with about `area` pixels, in whole tokens of `token` x `token`.
-pub fn size_of_aspect(area: f64, across: u32, down: u32, token: u32) -> [u32; 2] {
+/// Width and height of the ratio `across` to `down` with about `area` pixels, in multiples of a token's `side`.
+pub fn size_of_aspect(side: u32, area: f64, across: u32, down: u32) -> (u32, u32) {
     let ratio = (f64::from(across) / f64::from(down)).sqrt();
-    [area.sqrt() * ratio, area.sqrt() / ratio].map(|length| nearest_length(length, token))
+    (
+        nearest_length(area.sqrt() * ratio, side),
+        nearest_length(area.sqrt() / ratio, side),
+    )
 }
 
-fn nearest_length(length: f64, token: u32) -> u32 {
-    ((length / f64::from(token)).round() as u32).max(1) * token
+fn nearest_length(length: f64, side: u32) -> u32 {
+    ((length / f64::from(side)).round() as u32).max(1) * side
 }
 
 /// Which drawings to draw together: indices of one size, at most `most` at once, in the order of their first.
@@ -200,12 +207,19 @@ mod tests {
 
     #[test]
     fn an_aspect_keeps_the_area_in_whole_tokens() {
-        assert_eq!(size_of_aspect(256.0 * 256.0, 1, 1, 16), [256, 256]);
-        assert_eq!(size_of_aspect(256.0 * 256.0, 16, 9, 16), [336, 192]);
-        assert_eq!(size_of_aspect(256.0 * 256.0, 1, 4, 16), [128, 512]);
-        assert_eq!(size_of_aspect(16.0 * 16.0, 100, 1, 4), [160, 4]);
-        assert!(check_size(336, 192, 16).is_ok());
-        assert!(check_size(0, 16, 16).is_err());
+        for (image_size, across, down, side, size) in [
+            (256, 1, 1, 16, (256, 256)),
+            (256, 16, 9, 16, (336, 192)),
+            (256, 1, 4, 16, (128, 512)),
+            (16, 100, 1, 4, (160, 4)),
+        ] {
+            assert_eq!(
+                size_of_aspect(side, f64::from(image_size * image_size), across, down),
+                size
+            );
+            assert!(check_size(side, size.0, size.1).is_ok());
+        }
+        assert!(check_size(16, 0, 16).is_err());
     }
 
     #[test]

@@ -135,8 +135,8 @@ impl LatentSpace {
         let fits = |side: u32| (side as usize).is_multiple_of(token);
         ensure!(
             fits(size.width) && fits(size.height),
-            "a token is {token} pixels wide (model.patch_size {patch_size}, the VAE's factor {}), which does not divide \
-             the data's bucket of {} x {} pixels; take another data.image_size, or data.buckets = false",
+            "model.patch_size is {patch_size} (and the VAE's factor {}): tokens {token} pixels wide do not divide the data's \
+             bucket of {} x {} pixels; take another data.image_size, or data.buckets = false",
             self.factor(),
             size.width,
             size.height

@@ -13,6 +13,7 @@ mod conditioner;
 mod config;
 mod config_file;
 mod console;
+mod coordinate_check;
 mod dashboard;
 mod digest;
 mod ema;
@@ -54,6 +55,7 @@ pub use checkpoint::{Checkpoint, Weights};
 pub use conditioner::{Conditioned, Conditioner};
 pub use config::{CacheConfig, EncodersConfig, Precision, Remember, RunConfig, SampleConfig, Sharding, TrainConfig};
 pub use config_file::ConfigFile;
+pub use coordinate_check::{Coordinate, CoordinateCheck, growth};
 pub use dashboard::{View, ViewRequest};
 pub use encode_price::{EncodePrice, LlmPrice, TokenSample, Way};
 pub use features::{

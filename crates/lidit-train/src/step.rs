@@ -149,20 +149,20 @@ impl Stepper<'_> {
         let objective = &self.config.objective;
         let noised = objective.noise(batch);
         let (input, timesteps) = (noised.input.clone(), noised.timesteps.clone());
-        let loss_of = |prediction| objective.loss_of(&noised, prediction, &batch.weights);
+        let losses_of = |prediction| objective.loss_of(&noised, prediction, &batch.weights);
         let losses = match NonZeroUsize::new(self.config.train.recompute_blocks) {
             None => {
-                let losses = loss_of(model.forward(input, timesteps, prompts));
+                let losses = losses_of(model.forward(input, timesteps, prompts));
                 gradients.take(&mut losses.sum.backward());
                 losses
             }
             Some(blocks) => {
-                let loss = |prediction| {
-                    let losses = loss_of(prediction);
+                let losses = |prediction| {
+                    let losses = losses_of(prediction);
                     (losses.sum.clone(), losses)
                 };
                 let take = |part: &mut Gradients| gradients.take(part);
-                model.backward_in_segments(input, timesteps, prompts, blocks, loss, take)
+                model.backward_in_segments(input, timesteps, prompts, blocks, losses, take)
             }
         };
         (losses, gradients.into_flat(&self.device.clone().inner()))
@@ -180,7 +180,7 @@ impl Stepper<'_> {
     }
 
     /// What the network sees of a micro-batch's pictures: latents that were written before, or pictures encoded now.
-    fn images(&self, batch: &MicroBatch) -> Result<Tensor<4>> {
+    pub(crate) fn images(&self, batch: &MicroBatch) -> Result<Tensor<4>> {
         let [height, width] = self.latents.grid(batch.size);
         let latents_shape = [batch.len(), self.latents.channels(), height, width];
         if let Some(latents) = self.conditioner.latents(&batch.ids, latents_shape)? {
@@ -200,7 +200,7 @@ impl Stepper<'_> {
     }
 
     /// The tokens of a picture.
-    fn image(&self, size: Bucket) -> ImageTokens {
+    pub(crate) fn image(&self, size: Bucket) -> ImageTokens {
         let [rows, columns] = self.latents.grid(size).map(|side| side / self.config.model.patch_size);
         ImageTokens { rows, columns }
     }

@@ -52,13 +52,13 @@ impl Plan {
             input_norm: config.encoders.input_norm,
             pooling: config.encoders.pooling,
         };
-        let token = config.vae.factor()? * config.model.patch_size;
-        let pixels = config.data.image_size as usize;
+        let token = config.token_pixels()?;
+        let pixels = config.data.image_size;
         ensure!(
             pixels.is_multiple_of(token),
             "data.image_size is {pixels}: it must be a multiple of a token's {token} pixels"
         );
-        let side = pixels / token;
+        let side = (pixels / token) as usize;
         let image = ImageTokens {
             rows: side,
             columns: side,

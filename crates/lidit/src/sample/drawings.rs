@@ -24,11 +24,10 @@ pub struct DrawingArgs {
     /// The seeds A, A + 1, .. B - 1.
     #[arg(long, value_name = "A..B", value_parser = parse_seeds)]
     seeds: Option<Range<u64>>,
-    /// Width and height in pixels, multiples of the run's model.patch_size times its VAE's factor [default: the run's
-    /// data.image_size].
+    /// Width and height in pixels, multiples of a token's [default: the run's `data.image_size`].
     #[arg(long, value_name = "WxH", value_parser = parse_size, conflicts_with = "aspect")]
     size: Option<[u32; 2]>,
-    /// Width to height, at about the area of the run's data.image_size.
+    /// Width to height, at about the area of the run's `data.image_size`.
     #[arg(long, value_name = "W:H", value_parser = parse_aspect)]
     aspect: Option<[u32; 2]>,
 }
@@ -85,7 +84,7 @@ impl DrawingArgs {
     /// There is no prompt, a file can't be read, or a size does not fit the network.
     pub fn read(&self, config: &RunConfig) -> Result<Vec<Drawing>> {
         let lines = self.lines(config)?;
-        let token = (config.vae.factor()? * config.model.patch_size) as u32;
+        let token = config.token_pixels()?;
         let size = self.size(config, token);
         let mut seeds = self.seed.clone();
         seeds.extend(self.seeds.clone().into_iter().flatten());
@@ -98,7 +97,7 @@ impl DrawingArgs {
                 (Some(width), Some(height)) => [width, height],
                 _ => size,
             };
-            check_size(width, height, token).with_context(|| format!("prompt `{}`", line.prompt))?;
+            check_size(token, width, height).with_context(|| format!("prompt `{}`", line.prompt))?;
             let own = line.seed.map(|seed| vec![seed]);
             drawings.extend(own.as_ref().unwrap_or(&seeds).iter().map(|&seed| Drawing {
                 prompt: line.prompt.clone(),
@@ -134,7 +133,9 @@ impl DrawingArgs {
         let side = config.data.image_size;
         match (self.size, self.aspect) {
             (Some(size), _) => size,
-            (None, Some([across, down])) => size_of_aspect(f64::from(side) * f64::from(side), across, down, token),
+            (None, Some([across, down])) => {
+                size_of_aspect(token, f64::from(side) * f64::from(side), across, down).into()
+            }
             (None, None) => [side, side],
         }
     }
