@@ -6,8 +6,9 @@ use std::num::NonZeroUsize;
 use burn::tensor::{Device, Tensor, TensorData};
 use cap::Cap;
 use lidit_model::{
-    Conditioning, Fusion, InputNorm, LiDit, LossBatch, ModelConfig, Noised, Objective, Parametrization, Pooling,
+    Conditioning, Fusion, InputNorm, LiDit, LossBatch, LossWeighting, ModelConfig, Objective, Parametrization, Pooling,
     PromptBatch, PromptRow, RectifiedFlow, RefinerAttention, RefinerConfig, RefinerGate, TimestepDensity,
+    TimestepShift,
 };
 
 #[global_allocator]
@@ -43,7 +44,7 @@ fn twelve_blocks() -> LiDit {
 }
 
 /// 8 x 8 tokens an image.
-fn noised() -> Noised {
+fn batch() -> LossBatch {
     let device = Device::flex().autodiff();
     let image = |step: usize| {
         let values: Vec<f32> = (0..BATCH * 3 * 256)
@@ -51,13 +52,13 @@ fn noised() -> Noised {
             .collect();
         Tensor::from_data(TensorData::new(values, [BATCH, 3, 16, 16]), &device)
     };
-    let density = TimestepDensity::Uniform;
-    Objective::RectifiedFlow(RectifiedFlow { density }).noise(&LossBatch {
+    LossBatch {
         images: image(5),
         noise: image(7),
         draws: vec![[0.4, 0.6]; BATCH],
         weights: vec![1.0; BATCH],
-    })
+        image_tokens: 64,
+    }
 }
 
 /// 24 tokens, 8 of them the instruction's.
@@ -79,8 +80,14 @@ fn peak(work: impl FnOnce()) -> usize {
 
 #[test]
 fn recomputation_holds_less_than_45_percent_of_the_activations() {
-    let (model, noised, prompts) = (twelve_blocks(), noised(), [prompts(), prompts()]);
-    let loss = |prediction| Objective::loss_of(&noised, prediction, &[1.0; BATCH]);
+    let (model, batch, prompts) = (twelve_blocks(), batch(), [prompts(), prompts()]);
+    let objective = Objective::RectifiedFlow(RectifiedFlow {
+        density: TimestepDensity::Uniform,
+        shift: TimestepShift::None,
+        weighting: LossWeighting::Uniform,
+    });
+    let noised = objective.noise(&batch);
+    let loss = |prediction| objective.loss_of(&noised, prediction, &batch.weights).sum;
     let in_segments = |blocks: usize| {
         let blocks = NonZeroUsize::new(blocks).unwrap_or(NonZeroUsize::MIN);
         let (x, timesteps) = (noised.input.clone(), noised.timesteps.clone());
