@@ -47,6 +47,7 @@ mod stop;
 mod stream_log;
 mod tensorboard;
 mod train;
+mod vae;
 
 pub use checkpoint::{Checkpoint, Weights};
 pub use conditioner::{Conditioned, Conditioner};
@@ -73,3 +74,4 @@ pub use state::{Identity, load_for_drawing};
 pub use stop::Stop;
 pub use tensorboard::Ending;
 pub use train::{Ended, RunRequest};
+pub use vae::{VaeConfig, VaeEnded, VaeRecord, VaeRequest, train_vae};
