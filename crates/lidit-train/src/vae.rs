@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use burn::tensor::{Device, Tensor};
-use lidit_data::{Dataset, Loader, LoaderConfig, Share};
+use lidit_data::{Dataset, Loader, LoaderConfig, Share, Wanted};
 use lidit_encoders::EfficientNetLite0;
 
 pub use config::VaeConfig;
@@ -164,6 +164,7 @@ impl<'a> Session<'a> {
             micro_batch: config.train.batch,
             share: Share { rank: 0, world_size: 1 },
             start_step: state.step,
+            wanted: Wanted::All,
         };
         Ok(Self {
             request,
