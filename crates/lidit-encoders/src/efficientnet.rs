@@ -15,6 +15,9 @@ const BATCH_NORM_EPS: f32 = 1e-3;
 /// Keeps the direction of a vector of zeros finite.
 const DIRECTION_EPS: f32 = 1e-10;
 
+/// Gives the values, row by row, of the tensor with a name and a shape.
+pub type TensorSource<'a> = dyn Fn(&str, &[usize]) -> Result<Vec<f32>, EncoderError> + 'a;
+
 /// The stages up to the last one that is looked at.
 const STAGES: [Stage; 5] = [
     Stage::new(1, 3, 1, 1, 16),
@@ -78,17 +81,14 @@ impl Stage {
 }
 
 impl EfficientNetLite0 {
-    /// Reads the ImageNet weights, `efficientnet-lite0-57934424.pth`.
+    /// Reads the `ImageNet` weights, `efficientnet-lite0-57934424.pth`.
     pub fn load(path: &Path, device: &Device) -> Result<Self, EncoderError> {
         let file = PthFile::open(path)?;
         Self::with_weights(&|name, shape| file.tensor(name, shape), device)
     }
 
-    /// With weights from anywhere: `tensor` gives the values of a name and a shape, row by row.
-    pub fn with_weights(
-        tensor: &dyn Fn(&str, &[usize]) -> Result<Vec<f32>, EncoderError>,
-        device: &Device,
-    ) -> Result<Self, EncoderError> {
+    /// With weights from anywhere.
+    pub fn with_weights(tensor: &TensorSource, device: &Device) -> Result<Self, EncoderError> {
         let reader = Reader { tensor, device };
         let stem = reader.conv("_conv_stem", "_bn0", [32, 3, 3], 2)?;
         let mut stages = Vec::new();
@@ -179,7 +179,7 @@ impl Conv {
 
 /// Reads layers by name.
 struct Reader<'a> {
-    tensor: &'a dyn Fn(&str, &[usize]) -> Result<Vec<f32>, EncoderError>,
+    tensor: &'a TensorSource<'a>,
     device: &'a Device,
 }
 

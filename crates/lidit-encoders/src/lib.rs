@@ -58,7 +58,7 @@ pub use layer_choice::{LayerChoice, Layers, LlmConfig};
 pub use llm::{Beginning, Llm, Shared};
 pub use model_files::ModelFiles;
 pub use prompt_encoder::{Prefix, PromptEncoder, PromptStates};
-pub use safetensors_file::read_tensor;
+pub use safetensors_file::{HostTensor, read_tensor};
 pub use shape::{Activation, Biases, LayerAttention, LlmShape, Position};
 pub use template::{PrefixKind, Prompt, PromptFormat, PromptTemplate, TemplateConfig};
 pub use tokenizer::{Ends, Segment, Token, Tokenizer};

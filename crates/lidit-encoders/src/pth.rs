@@ -200,7 +200,7 @@ fn view(args: Object) -> Option<(View, Kind)> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::read_tensor;
+    use crate::{HostTensor, read_tensor};
 
     fn golden(name: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -212,7 +212,7 @@ mod tests {
     fn tensors_that_share_a_storage_are_read_as_pytorch_wrote_them() {
         let file = PthFile::open(&golden("legacy.pth")).unwrap();
         for name in ["matrix", "transposed", "row"] {
-            let (shape, values) = read_tensor(&golden("legacy.safetensors"), name).unwrap().unwrap();
+            let HostTensor { shape, values } = read_tensor(&golden("legacy.safetensors"), name).unwrap().unwrap();
             assert_eq!(file.tensor(name, &shape).unwrap(), values, "{name}");
         }
         for (name, shape) in [("matrix", &[4, 3][..]), ("counter", &[]), ("absent", &[1])] {

@@ -90,6 +90,7 @@ pub fn train_vae(request: &VaeRequest<'_>, stop: &Stop) -> Result<VaeEnded> {
         );
     }
     let dataset = Dataset::open(&config.data)?;
+    check_sizes(&config, &dataset)?;
     let perceptual = perceptual(&config.loss, request)?;
     let _lock = folder_lock::take(&request.out, "autoencoder's folder")?;
     write_atomically(&request.out.join("config.toml"), toml::to_string(&config)?.as_bytes())?;
@@ -111,6 +112,21 @@ fn continued(request: &VaeRequest<'_>) -> Result<VaeConfig> {
         request.sets.join(" --set ")
     );
     ConfigFile::read(&path)?.typed(&[])
+}
+
+/// Whether the network can halve every picture as often as it must.
+fn check_sizes(config: &VaeConfig, dataset: &Dataset) -> Result<()> {
+    let factor = config.network.autoencoder().factor() as u32;
+    for size in dataset.order(config.train.seed, config.train.batch).sizes() {
+        ensure!(
+            size.width.is_multiple_of(factor) && size.height.is_multiple_of(factor),
+            "data.image_size: pictures of {} x {} pixels; both sides must be multiples of {factor}, as \
+             network.block_out_channels has it",
+            size.width,
+            size.height
+        );
+    }
+    Ok(())
 }
 
 /// The network of the perceptual term, where there is one.
@@ -146,16 +162,6 @@ impl<'a> Session<'a> {
     ) -> Result<Self> {
         let device = request.device.clone().autodiff();
         let state = VaeState::open(&request.out, &config, dataset.digest(), &device)?;
-        let factor = config.network.autoencoder().factor();
-        for size in dataset.order(config.train.seed, config.train.batch).sizes() {
-            ensure!(
-                size.width as usize % factor == 0 && size.height as usize % factor == 0,
-                "data.image_size: pictures of {} x {} pixels; both sides must be multiples of {factor}, as \
-                 network.block_out_channels has it",
-                size.width,
-                size.height
-            );
-        }
         let log = VaeLog::open(&request.out, state.step, dataset.len())?;
         let grid = Grid::new(&request.out, &dataset, config.train.grid_pictures)?;
         let stream = LoaderConfig {
