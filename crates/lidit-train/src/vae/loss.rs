@@ -123,3 +123,102 @@ fn per_sample(x: Tensor<4>) -> Tensor<1> {
     let [batch, c, h, w] = x.dims();
     x.reshape([batch, c * h * w]).mean_dim(1).reshape([batch])
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use burn::module::Module;
+    use lidit_data::Bucket;
+
+    use super::*;
+    use crate::vae::state::VaeState;
+
+    fn config() -> VaeConfig {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/vae/debug.toml");
+        crate::config_file::ConfigFile::read(path.as_ref())
+            .unwrap()
+            .typed(&[])
+            .unwrap()
+    }
+
+    fn batch(ids: &[u64], weights: &[f32]) -> MicroBatch {
+        let picture = |id: u64| (0..3 * 64).map(move |i| ((i * 7 + id as usize * 31) as f32 * 0.1).sin());
+        MicroBatch {
+            epochs: vec![0; ids.len()],
+            ids: ids.to_vec(),
+            positions: ids.to_vec(),
+            pixels: ids.iter().flat_map(|&id| picture(id)).collect(),
+            captions: vec![String::new(); ids.len()],
+            weights: weights.to_vec(),
+            size: Bucket { width: 8, height: 8 },
+        }
+    }
+
+    fn terms_of(ids: &[u64], weights: &[f32], config: &VaeConfig) -> Terms {
+        let device = Device::flex().autodiff();
+        let folder = tempfile::tempdir().unwrap();
+        let state = VaeState::open(folder.path(), config, "", &device).unwrap();
+        let batch = batch(ids, weights);
+        let noise = noise(&batch, config, &device);
+        terms(&state.network, None, &batch, noise, &config.loss).unwrap().1
+    }
+
+    fn near(a: f64, b: f64) -> bool {
+        (a - b).abs() <= 1e-5 * b.abs().max(1e-3)
+    }
+
+    #[test]
+    fn a_batch_is_the_sum_of_its_usable_samples() {
+        let config = config();
+        let mut sum = terms_of(&[3], &[1.0], &config);
+        sum += terms_of(&[5], &[1.0], &config);
+        let together = terms_of(&[3, 4, 5], &[1.0, 0.0, 1.0], &config);
+        assert!(
+            near(together.loss, sum.loss) && near(together.kl, sum.kl),
+            "{together:?}, {sum:?}"
+        );
+        assert!(near(together.squared_error, sum.squared_error) && near(together.usable, 2.0));
+    }
+
+    #[test]
+    fn the_loss_is_the_weighted_sum_of_its_terms() {
+        let mut config = config();
+        config.loss.kl = 0.5;
+        for reconstruction in [Reconstruction::L1, Reconstruction::L2] {
+            config.loss.reconstruction = reconstruction;
+            let terms = terms_of(&[3], &[1.0], &config);
+            assert!(near(terms.loss, terms.reconstruction + 0.5 * terms.kl), "{terms:?}");
+            assert!(terms.kl > 0.0);
+        }
+    }
+
+    /// Against the definitions, value by value, on the host.
+    #[test]
+    fn terms_follow_their_formulas() {
+        let config = config();
+        let device = Device::flex().autodiff();
+        let folder = tempfile::tempdir().unwrap();
+        let network = VaeState::open(folder.path(), &config, "", &device)
+            .unwrap()
+            .network
+            .valid();
+        let batch = batch(&[3], &[1.0]);
+        let device = Device::flex();
+        let host = |tensor: Tensor<4>| tensor.into_data().try_into_vec::<f32>().unwrap();
+        let images = Tensor::<4>::from_data(TensorData::new(batch.pixels.clone(), [1, 3, 8, 8]), &device);
+        let (mean, logvar) = split_moments(network.moments(images));
+        let drawn = noise(&batch, &config, &device);
+        let decoded = host(network.decode(mean.clone() + (logvar.clone() / 2.0).exp() * drawn));
+        let average = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+        let pairs = decoded.iter().zip(&batch.pixels);
+        let l1 = average(pairs.map(|(y, x)| f64::from((y - x).abs())).collect());
+        let moments = host(mean).into_iter().zip(host(logvar));
+        let divergence = |(m, l): (f32, f32)| f64::from((m * m + l.exp() - 1.0 - l) / 2.0);
+        let kl = average(moments.map(divergence).collect());
+        let terms = terms_of(&[3], &[1.0], &config);
+        assert!(
+            near(terms.reconstruction, l1) && near(terms.kl, kl),
+            "{terms:?}, {l1}, {kl}"
+        );
+    }
+}
