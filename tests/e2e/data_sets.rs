@@ -10,7 +10,7 @@ use lidit_data::{Record, ShardWriter, WriterConfig};
 use crate::lidit::{debug_config, error, json, root, train};
 
 /// Rows of one plain picture, of which every `bad`-th holds none.
-fn write_set(folder: &Path, rows: usize, bad: usize) {
+pub fn write_set(folder: &Path, rows: usize, bad: usize) {
     let mut good = Cursor::new(Vec::new());
     RgbImage::from_pixel(16, 16, Rgb([200, 40, 90]))
         .write_to(&mut good, ImageFormat::Png)

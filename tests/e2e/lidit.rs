@@ -102,21 +102,35 @@ pub fn digest(dir: &Path) -> String {
         .to_owned()
 }
 
-/// The logged losses of the run in `dir`, by step.
-pub fn losses(dir: &Path) -> Vec<(u64, f64)> {
+/// The logged steps of the run in `dir`.
+pub fn metrics(dir: &Path) -> Vec<Value> {
     std::fs::read_to_string(dir.join("metrics.jsonl"))
         .unwrap()
         .lines()
-        .map(|line| {
-            let line: Value = serde_json::from_str(line).unwrap();
-            (line["step"].as_u64().unwrap(), line["loss"].as_f64().unwrap())
-        })
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// The logged losses of the run in `dir`, by step.
+pub fn losses(dir: &Path) -> Vec<(u64, f64)> {
+    metrics(dir)
+        .iter()
+        .map(|line| (line["step"].as_u64().unwrap(), line["loss"].as_f64().unwrap()))
         .collect()
 }
 
 /// All weights of the checkpoint of `step`, tensor by tensor in order of names.
 pub fn weights(dir: &Path, step: u64) -> Vec<f32> {
-    let path = dir.join(format!("checkpoints/step-{step}/model.safetensors"));
+    numbers(dir, step, "model")
+}
+
+/// The average of `half_life` in the checkpoint of `step`, in the order of [`weights`].
+pub fn average(dir: &Path, step: u64, half_life: u64) -> Vec<f32> {
+    numbers(dir, step, &format!("ema-{half_life}"))
+}
+
+fn numbers(dir: &Path, step: u64, file: &str) -> Vec<f32> {
+    let path = dir.join(format!("checkpoints/step-{step}/{file}.safetensors"));
     let bytes = std::fs::read(path).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let mut names = tensors.names();

@@ -2,16 +2,20 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 mod audit;
+mod averages;
 mod configs;
 mod data_order;
 mod data_sets;
 mod feature_cache;
+mod latents;
 mod lidit;
 mod mistakes;
 mod plan;
 mod ranks;
 mod resume;
+mod sampling;
 mod stages;
 mod training;
 mod vae;
+mod widths;
 mod workspace;

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use crate::lidit::{debug_config, digest, json, losses, relative_l2, run as run_lidit, stderr, train, weights};
+use crate::lidit::{
+    average, debug_config, digest, json, losses, metrics, relative_l2, run as run_lidit, stderr, train, weights,
+};
 
 /// The bounds hold over this many steps.
 const STEPS: &str = "train.steps=50";
@@ -32,8 +34,27 @@ fn assert_same_training(a: &Path, b: &Path) {
     for ((step, a), (_, b)) in losses(a).iter().zip(losses(b)) {
         assert!((a - b).abs() <= 1e-5 * b, "step {step}: losses {a} and {b}");
     }
+    for (a, b) in metrics(a).iter().zip(metrics(b)) {
+        assert_eq!(a["loss_bin_counts"], b["loss_bin_counts"]);
+        for (a, b) in a["loss_bins"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .zip(b["loss_bins"].as_array().unwrap())
+        {
+            let (a, b) = (a.as_f64().unwrap_or(0.0), b.as_f64().unwrap_or(0.0));
+            assert!((a - b).abs() <= 1e-5 * b, "losses by time {a} and {b}");
+        }
+    }
     let difference = relative_l2(&weights(a, 50), &weights(b, 50));
     assert!(difference <= 1e-4, "weights differ by {difference}");
+    for half_life in [48, 120] {
+        let difference = relative_l2(&average(a, 50, half_life), &average(b, 50, half_life));
+        assert!(
+            difference <= 1e-4,
+            "the averages of half-life {half_life} differ by {difference}"
+        );
+    }
 }
 
 #[test]

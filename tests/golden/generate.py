@@ -330,7 +330,7 @@ def make_lidit():
 
 
 def toy_network(x, t):
-    """Something that depends on both arguments, for losses and trajectories."""
+    """Something that depends on both arguments."""
     return 0.5 * x + 0.002 * t[:, None, None, None] - 0.3
 
 
@@ -344,12 +344,13 @@ def make_objective():
     draws = f.given("draws", torch.rand(4, 2, generator=f.generator))
     weights = f.given("weights", torch.tensor([1.0, 1.0, 0.0, 1.0]))
 
-    def record(name, t, signal, sigma, target):
+    def record(name, t, signal, sigma, target, importance=1.0):
         x = signal[:, None, None, None] * images + sigma[:, None, None, None] * noise
         error = ((toy_network(x, t) - target) ** 2).mean((1, 2, 3))
         f.output(f"{name}.t", t)
         f.output(f"{name}.x", x)
-        f.output(f"{name}.loss", (error * weights).sum()[None])
+        f.output(f"{name}.each", error)
+        f.output(f"{name}.loss", (error * weights * importance).sum()[None])
 
     step = (draws[:, 0] * 1000).long()
     a = alpha_bars()[step]
@@ -359,25 +360,15 @@ def make_objective():
     z = torch.sqrt(-2 * torch.log(1 - draws[:, 0])) * torch.cos(2 * math.pi * draws[:, 1])
     t = torch.sigmoid(-0.2 + 1.5 * z)
     record("logit_normal", 1000 * t, 1 - t, t, noise - images)
-    f.save()
-
-
-def make_sampler():
-    f = File("sampler", 60)
-    noise, a = f.input("noise", 2, 1, 2, 3), alpha_bars()
-    for steps in (1, 4, 7):
-        x = noise
-        times = [math.ceil(1000 * (steps - i) / steps) - 1 for i in range(steps)]
-        for t, following in zip(times, times[1:] + [None]):
-            e = toy_network(x, torch.full((2,), float(t)))
-            x0 = (x - (1 - a[t]).sqrt() * e) / a[t].sqrt()
-            x = x0 if following is None else a[following].sqrt() * x0 + (1 - a[following]).sqrt() * e
-        f.output(f"ddim.{steps}", x)
-        x = noise
-        for i in range(steps):
-            t = 1 - i / steps
-            x = x - toy_network(x, torch.full((2,), 1000 * t)) / steps
-        f.output(f"euler.{steps}", x)
+    # Four times the tokens that need no shift.
+    shifted = 2 * t / (1 + t)
+    record("shifted", 1000 * shifted, 1 - shifted, shifted, noise - images)
+    step = (t * 1000).long()
+    a = alpha_bars()[step]
+    signal, sigma = a.sqrt(), (1 - a).sqrt()
+    target = signal[:, None, None, None] * noise - sigma[:, None, None, None] * images
+    snr = a / (1 - a)
+    record("velocity", step.double(), signal, sigma, target, snr.clamp(max=0.5) / (snr + 1))
     f.save()
 
 
@@ -438,7 +429,6 @@ MAKERS = {
     "refiners": make_refiners,
     "lidit": make_lidit,
     "objective": make_objective,
-    "sampler": make_sampler,
     "adamw": make_adamw,
     "adamw_groups": make_adamw_groups,
 }

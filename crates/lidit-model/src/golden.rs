@@ -1,4 +1,4 @@
-//! Reading what `tests/golden/generate.py` wrote, and comparing with it. Only for tests.
+//! Reading what the generators in `tests/golden` wrote, and comparing with it. Only for tests.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,8 +14,13 @@ pub(crate) struct Golden {
 
 impl Golden {
     pub(crate) fn open(name: &str) -> Self {
+        Self::open_in("model", name)
+    }
+
+    /// A file of another generator, in `tests/golden/FOLDER`.
+    pub(crate) fn open_in(folder: &str, name: &str) -> Self {
         let path = format!(
-            "{}/../../tests/golden/model/{name}.safetensors",
+            "{}/../../tests/golden/{folder}/{name}.safetensors",
             env!("CARGO_MANIFEST_DIR")
         );
         let bytes = std::fs::read(&path).unwrap();

@@ -5,22 +5,26 @@
 //!
 //! # Precision
 //! The network computes in the types of its weights. [`Linear`] and the convolutions cast their input to the type of
-//! their weight; norms, softmax, modulation, the residual stream and the loss are f32 whatever the weights are.
-//! Whoever loads bf16 weights gets mixed precision; parameters for which [`is_norm_parameter`] holds must stay f32.
+//! their weight; norms, softmax, activations, modulation, the residual stream and the loss are f32 whatever the weights
+//! are. Whoever loads bf16 weights gets mixed precision; parameters for which [`is_norm_parameter`] holds must stay f32.
 
 mod attention;
 mod block;
 mod collaborative;
 mod config;
 mod cost;
+mod diffusion;
 mod final_layer;
 #[cfg(test)]
 mod golden;
+mod guidance;
 mod initialize;
 mod lidit;
 mod linear;
+mod loss_weighting;
 mod mlp;
 mod modulation;
+mod noise_level;
 mod norm;
 mod objective;
 mod parameter;
@@ -30,7 +34,10 @@ mod recompute;
 mod refiner;
 mod res_block;
 mod sampler;
+mod solver;
 mod timestep;
+mod timestep_density;
+mod timestep_shift;
 
 pub use attention::{AttentionMask, CrossAttention, QkNorm, SelfAttention, attention};
 pub use block::LiDitBlock;
@@ -40,18 +47,23 @@ pub use config::{
     RefinerConfig, RefinerGate,
 };
 pub use cost::{ImageTokens, ParameterCounts, TextTokens, forward_flops, parameter_counts};
+pub use diffusion::{BetaSchedule, Diffusion};
 pub use final_layer::FinalLayer;
 pub use initialize::initialize;
 pub use lidit::{Encoded, LiDit, PromptBranch};
 pub use linear::Linear;
+pub use loss_weighting::LossWeighting;
 pub use mlp::{Mlp, silu};
 pub use modulation::{Gate, Modulated, Modulation};
+pub use noise_level::NoiseLevel;
 pub use norm::{RmsNorm, is_norm_parameter, layer_norm, rms_norm};
-pub use objective::{Epsilon, LossBatch, Noised, Objective, RectifiedFlow, TimestepDensity};
+pub use objective::{LossBatch, Losses, Noised, Objective, RectifiedFlow};
 pub use parameter::{Kind, Part, Role};
 pub use patchify::{Patchify, unpatchify};
 pub use prompts::{PromptBatch, PromptRow};
 pub use refiner::{RefinerBlock, TokenRefiner};
 pub use res_block::{Conv3x3, ResBlock};
-pub use sampler::{Sampler, SamplerKind};
+pub use sampler::{Sampler, SamplerKind, Start};
 pub use timestep::{PooledEmbedder, TimestepEmbedder, timestep_embedding};
+pub use timestep_density::TimestepDensity;
+pub use timestep_shift::TimestepShift;

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::tensor::activation::sigmoid;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, FloatDType, Tensor};
 use lidit_kernels::gelu;
 
 use crate::linear::Linear;
@@ -27,12 +27,14 @@ impl Mlp {
 
     /// `[B, N, D]` to `[B, N, D]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.linear_out.forward(gelu(self.linear_in.forward(x)))
+        let x = self.linear_in.forward(x).cast(FloatDType::F32); // one rounding, not one an operation
+        self.linear_out.forward(gelu(x))
     }
 }
 
-/// `SiLU`, `x * sigmoid(x)`.
+/// `SiLU`, `x * sigmoid(x)`, in f32.
 pub fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let x = x.cast(FloatDType::F32);
     x.clone() * sigmoid(x)
 }
 

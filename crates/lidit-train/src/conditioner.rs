@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use burn::tensor::Device;
-use lidit_data::LoaderConfig;
+use lidit_data::{LoadedStep, LoaderConfig, Wanted};
 use lidit_encoders::{EncoderSpec, LlmConfig, PromptEncoder, PromptStates};
 use lidit_model::{Conditioning, PromptBatch, PromptRow, TextTokens};
 
@@ -143,11 +143,29 @@ impl Conditioner {
         }
     }
 
-    /// Goes on to the next step's samples, in the order in which the loader hands them out.
-    pub fn next_step(&mut self) -> Result<()> {
+    /// Goes on to the samples of `step`, in the order in which the loader hands steps out. Samples without the latents
+    /// that stand for their pictures can't be used.
+    pub fn next_step(&mut self, step: &mut LoadedStep) -> Result<()> {
         match &mut self.source {
             Source::Models { .. } => Ok(()),
-            Source::Features(store) => store.next_step(),
+            Source::Features(store) => store.next_step(step),
+        }
+    }
+
+    /// What the loader must read: with latents at hand, captions alone.
+    pub fn wanted(&self) -> Wanted {
+        match &self.source {
+            Source::Features(store) if store.has_latents() => Wanted::Captions,
+            _ => Wanted::All,
+        }
+    }
+
+    /// The latents of samples of the step at hand, `[B, C, H, W]`, zeros where a picture can't be used; `None` where
+    /// none are stored.
+    pub fn latents(&self, ids: &[u64], shape: [usize; 4]) -> Result<Option<Vec<f32>>> {
+        match &self.source {
+            Source::Features(store) if store.has_latents() => store.latents(ids, shape).map(Some),
+            _ => Ok(None),
         }
     }
 

@@ -8,13 +8,11 @@ use lidit_encoders::{LlmConfig, PrefixKind, PromptFormat, TemplateConfig};
 use lidit_model::{InputNorm, ModelConfig, Objective, Pooling, Sampler};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::latents::VaeConfig;
 use crate::start::StartConfig;
 
 /// Version of the resolved config's format, `format_version`.
 pub const FORMAT_VERSION: u32 = 1;
-
-/// Channels of a picture; there is no VAE between pictures and network.
-pub const PIXEL_CHANNELS: usize = 3;
 
 /// A whole run, as `configs/run/*.toml` resolve to it and `RUN/config.toml` stores it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,6 +24,8 @@ pub struct RunConfig {
     pub data: DataConfig,
     /// Which frozen language models read the captions, and how.
     pub encoders: EncodersConfig,
+    /// What lies between pictures and network.
+    pub vae: VaeConfig,
     /// The trainable network.
     pub model: ModelConfig,
     /// What the network is trained to predict.
@@ -215,13 +215,12 @@ impl RunConfig {
             "encoders.cache.rows_per_file is 0: a file holds at least one sample"
         );
         self.data.validate()?;
-        self.model
-            .validate(self.encoders.llm.len(), self.data.image_size as usize)?;
-        ensure!(
-            self.model.in_channels == PIXEL_CHANNELS,
-            "model.in_channels is {}: pictures are trained as pixels, which have {PIXEL_CHANNELS} channels",
-            self.model.in_channels
-        );
+        // A VAE's factor is known when its folder is read: LatentSpace checks against it.
+        let image_size = match self.vae {
+            VaeConfig::Identity => self.data.image_size as usize,
+            VaeConfig::Kl(_) => self.model.patch_size,
+        };
+        self.model.validate(self.encoders.llm.len(), image_size)?;
         if let Some(start) = &self.start {
             start.validate()?;
         }
@@ -234,6 +233,11 @@ impl RunConfig {
             );
         }
         Ok(())
+    }
+
+    /// Pixels along one side of an image token. Reads the VAE's config, where there is one.
+    pub fn token_pixels(&self) -> Result<u32> {
+        Ok((self.vae.factor()? * self.model.patch_size) as u32)
     }
 
     /// The resolved config as TOML, the text of `RUN/config.toml`.

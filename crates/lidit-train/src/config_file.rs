@@ -11,7 +11,7 @@ use crate::config::RunConfig;
 use crate::stages::{STAGES, is_stage_key, select_stage, stage_tables};
 
 /// Keys whose text is a path, resolved against the file that holds them.
-const PATH_KEYS: [&str; 3] = ["data.path", "encoders.features", "start.run"];
+const PATH_KEYS: [&str; 4] = ["data.path", "encoders.features", "start.run", "vae.kl.model"];
 
 /// Starts a path inside the cache folder, wherever that is.
 const CACHE_PREFIX: &str = "$LIDIT_CACHE/";
@@ -147,16 +147,20 @@ fn take_includes(table: &mut Table, path: &Path) -> Result<Vec<String>> {
     }
 }
 
-/// Tables merge key by key; anything else is replaced.
+/// Tables merge key by key, but one of another `kind` has other keys and replaces the whole table, as anything else does.
 pub(crate) fn merge(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
-            (Some(Value::Table(base)), Value::Table(over)) => merge(base, over),
+            (Some(Value::Table(base)), Value::Table(over)) if !is_another_kind(base, &over) => merge(base, over),
             (_, value) => {
                 base.insert(key, value);
             }
         }
     }
+}
+
+fn is_another_kind(base: &Table, over: &Table) -> bool {
+    matches!((base.get("kind"), over.get("kind")), (Some(a), Some(b)) if a != b)
 }
 
 fn resolve_paths(table: &mut Table, folder: &Path) -> Result<()> {
@@ -268,6 +272,13 @@ fn insert(table: &mut Table, key: &str, value: Value) -> Result<()> {
             match inner {
                 Value::Table(inner) => insert(inner, rest, value),
                 Value::Array(list) => insert_indexed(list, head, rest, value),
+                // One of several kinds: `vae = "identity"` becomes `vae.kl.model = ..`.
+                Value::String(_) => {
+                    let mut table = Table::new();
+                    insert(&mut table, rest, value)?;
+                    *inner = Value::Table(table);
+                    Ok(())
+                }
                 _ => bail!("`{head}` is a value, not a table"),
             }
         }

@@ -13,6 +13,7 @@ mod conditioner;
 mod config;
 mod config_file;
 mod console;
+mod coordinate_check;
 mod dashboard;
 mod digest;
 mod ema;
@@ -25,7 +26,9 @@ mod gradients;
 mod hparams;
 mod image_grid;
 mod jsonl;
+mod latents;
 mod layout;
+mod loss_bins;
 mod manifest;
 mod memory;
 mod optimizer;
@@ -53,14 +56,16 @@ pub use checkpoint::{Checkpoint, Weights};
 pub use conditioner::{Conditioned, Conditioner};
 pub use config::{CacheConfig, EncodersConfig, Precision, Remember, RunConfig, SampleConfig, Sharding, TrainConfig};
 pub use config_file::ConfigFile;
+pub use coordinate_check::{Coordinate, CoordinateCheck, growth};
 pub use dashboard::{View, ViewRequest};
 pub use encode_price::{EncodePrice, LlmPrice, TokenSample, Way};
 pub use features::{
     DataIdentity, EncoderIdentity, FeatureIdentity, FeatureManifest, FeatureRequest, FeatureStore, FeaturesWritten,
     write_features,
 };
-pub use generate::{Request, to_pictures};
+pub use generate::{Drawing, Request, batches, check_size, size_of_aspect, to_pictures};
 pub use image_grid::{GridRow, ImageGrid, Tile};
+pub use latents::{KlConfig, LatentSpace, VaeConfig};
 pub use layout::FlatLayout;
 pub use manifest::Manifest;
 pub use memory::MemoryEstimate;

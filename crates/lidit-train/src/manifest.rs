@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::layout::Entry;
 
-/// Version of the checkpoint format. 2: groups are part and kind of a parameter.
+/// Version of the checkpoint format. 2: groups are part and kind of a parameter, and the VAE is named.
 pub const FORMAT_VERSION: u32 = 2;
 
 /// Written last; a folder without it is not a checkpoint.
@@ -29,6 +29,8 @@ pub struct Manifest {
     pub data: DataPosition,
     /// Fingerprints of the frozen encoders, in config order.
     pub encoders: Vec<String>,
+    /// Fingerprint of the VAE; `identity` for pixels.
+    pub vae: String,
     /// Half-lives of the stored weight averages, in samples.
     pub ema_half_lives: Vec<u64>,
     /// Flat space: names, shapes, offsets, groups.

@@ -105,3 +105,32 @@ fn activation_bytes(
     let largest = text.iter().map(refiner).max().unwrap_or(0).max(joined).max(segment);
     4 * inputs as u64 + compute * largest as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RunConfig;
+
+    #[test]
+    fn recomputation_lowers_the_activations_and_nothing_else() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/run/debug.toml");
+        let sets = ["model.depth=12".to_owned()];
+        let mut config = RunConfig::load(std::path::Path::new(path), &sets).unwrap();
+        let text = [TextTokens {
+            prompt: 24,
+            caption: 16,
+        }; 2];
+        let image = ImageTokens { rows: 8, columns: 8 };
+        let mut estimate = |recompute_blocks| {
+            config.train.recompute_blocks = recompute_blocks;
+            MemoryEstimate::new(&config.model, &config.train, 1_000_000, 1, image, &text, 0)
+        };
+        let plain = estimate(0);
+        let share = |blocks: MemoryEstimate| blocks.activations as f64 / plain.activations as f64;
+        let [one, two, four] = [1, 2, 4].map(&mut estimate);
+        assert!(share(one) < share(two) && share(two) < share(four) && share(four) < 0.45);
+        assert!(share(one) > 0.05, "{one:?}");
+        let rest = |estimate: MemoryEstimate| estimate.total() - estimate.activations;
+        assert_eq!(rest(one), rest(plain));
+    }
+}

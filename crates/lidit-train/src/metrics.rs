@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::dashboard::{Dashboard, View};
 use crate::jsonl::{self, JsonLines};
+use crate::loss_bins::{BINS, bin_name};
 use crate::run_dir::RunDir;
 use crate::tensorboard::{Ending, TensorBoard, code_block};
 
@@ -33,6 +34,11 @@ pub struct StepRecord {
     /// Mean over the usable samples of the global batch.
     #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
+    /// Mean loss without weighting by time, of the usable samples since the last logged step, for each tenth of t from 0
+    /// (clean) to 1; `null` where none fell.
+    pub loss_bins: [Option<f64>; BINS],
+    /// How many those are.
+    pub loss_bin_counts: [u64; BINS],
     /// Before clipping.
     #[serde(deserialize_with = "null_is_nan")]
     pub grad_norm: f64,
@@ -120,6 +126,12 @@ impl Metrics {
             ("speed/data_wait_s", r.data_wait_s),
         ];
         self.board.scalars(r.step, &points)?;
+        let bins = r.loss_bins.iter().enumerate();
+        let points: Vec<_> = bins
+            .filter_map(|(i, loss)| Some((format!("loss_at/{}", bin_name(i)), (*loss)?)))
+            .collect();
+        let points: Vec<_> = points.iter().map(|(tag, loss)| (tag.as_str(), *loss)).collect();
+        self.board.scalars(r.step, &points)?;
         self.dashboard.show(record)?;
         self.last = Some(record.clone());
         Ok(())
@@ -203,6 +215,8 @@ impl StepRecord {
             tokens_seen: 2048,
             flops: 1e20,
             loss: 1.0,
+            loss_bins: std::array::from_fn(|i| (i != 3).then_some(0.1 * i as f64)),
+            loss_bin_counts: [4, 3, 2, 0, 1, 5, 5, 5, 5, 2],
             grad_norm: 2.0,
             lr: 1e-3,
             caption_tokens_cut: 3,
@@ -284,6 +298,8 @@ mod tests {
             "tokens_seen",
             "flops",
             "loss",
+            "loss_bins",
+            "loss_bin_counts",
             "grad_norm",
             "lr",
             "caption_tokens_cut",

@@ -9,8 +9,9 @@ use lidit_model::LiDit;
 
 use crate::conditioner::Conditioner;
 use crate::config::RunConfig;
-use crate::generate::Request;
+use crate::generate::{Drawing, Request};
 use crate::image_grid::{GridRow, ImageGrid, Tile};
+use crate::latents::LatentSpace;
 use crate::layout::even_ranges;
 
 /// Tiles side by side.
@@ -38,6 +39,7 @@ impl Previews {
         &self,
         model: &LiDit,
         conditioner: &Conditioner,
+        latents: &LatentSpace,
         config: &RunConfig,
         device: &Device,
         world: &World,
@@ -45,8 +47,16 @@ impl Previews {
         let side = config.data.image_size;
         let shares = even_ranges(self.prompts.len(), world.size());
         let own = shares[world.rank()].clone();
-        let drawn =
-            Request::new(model, conditioner, config, device).draw(&self.prompts[own.clone()], own.start, |_| {})?;
+        let drawings: Vec<Drawing> = self.prompts[own]
+            .iter()
+            .map(|prompt| Drawing {
+                prompt: prompt.clone(),
+                seed: config.sample.seed,
+                width: side,
+                height: side,
+            })
+            .collect();
+        let drawn = Request::new(model, conditioner, latents, config, device).draw(&drawings)?;
         let mut pictures = Vec::with_capacity(self.prompts.len());
         for (rank, share) in shares.iter().enumerate() {
             let mut bytes = Vec::new();

@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::config::RunConfig;
 use crate::dashboard::View;
 use crate::history::{Event, History};
+use crate::loss_bins::LossBins;
 use crate::metrics::{Metrics, StepRecord, Watch};
 use crate::run_dir::RunDir;
 use crate::state::TrainState;
@@ -41,6 +42,7 @@ struct Lead {
 #[derive(Default)]
 struct Pace {
     steps: u32,
+    loss_bins: LossBins,
     images: usize,
     seconds: f64,
     waited: f64,
@@ -229,6 +231,7 @@ impl Lead {
 impl Pace {
     fn add(&mut self, stats: &StepStats, took: Duration, waited: Duration) {
         self.steps += 1;
+        self.loss_bins += stats.loss_bins;
         self.images += stats.usable;
         self.seconds += took.as_secs_f64();
         self.waited += waited.as_secs_f64();
@@ -252,6 +255,8 @@ impl Pace {
             tokens_seen: self.total_tokens,
             flops: self.total_flops,
             loss: stats.loss,
+            loss_bins: self.loss_bins.means(),
+            loss_bin_counts: self.loss_bins.counts(),
             grad_norm: stats.grad_norm,
             lr: stats.lr,
             caption_tokens_cut: stats.caption_tokens_cut,
@@ -261,6 +266,7 @@ impl Pace {
             data_wait_s: self.waited / f64::from(self.steps),
         };
         (self.steps, self.images, self.seconds, self.waited) = (0, 0, 0.0, 0.0);
+        self.loss_bins = LossBins::default();
         record
     }
 }

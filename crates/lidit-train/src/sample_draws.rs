@@ -1,6 +1,6 @@
 //! The random numbers of a training sample: a function of (seed, epoch, sample id) alone.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use lidit_data::{MicroBatch, SampleRng, Stream};
 use lidit_model::LossBatch;
 
@@ -12,14 +12,15 @@ pub struct Drawn<'a> {
     pub captions: Vec<&'a str>,
 }
 
-/// Draws noise, timesteps and caption dropout for `batch`.
-pub fn draw<'a>(batch: &'a MicroBatch, seed: u64, caption_dropout: f32, device: &Device) -> Drawn<'a> {
-    let (width, height) = (batch.size.width as usize, batch.size.height as usize);
-    let shape = [batch.ids.len(), 3, height, width];
-    let mut noise = vec![0.0f32; batch.pixels.len()];
+/// Draws noise, timesteps and caption dropout for `batch`; `images` is what the network sees of its pictures, as
+/// `image_tokens` each.
+pub fn draw(batch: &MicroBatch, images: Tensor<4>, image_tokens: usize, seed: u64, caption_dropout: f32) -> Drawn<'_> {
+    let shape = images.dims();
+    let [b, c, h, w] = shape;
+    let mut noise = vec![0.0f32; b * c * h * w];
     let mut draws = Vec::with_capacity(batch.ids.len());
     let mut captions = Vec::with_capacity(batch.ids.len());
-    for (i, out) in noise.chunks_exact_mut(3 * height * width).enumerate() {
+    for (i, out) in noise.chunks_exact_mut(c * h * w).enumerate() {
         let rng = |stream| SampleRng::new(seed, batch.epochs[i], batch.ids[i], stream);
         rng(Stream::Noise).fill_normal(out);
         let mut timestep = rng(Stream::Timestep);
@@ -29,10 +30,11 @@ pub fn draw<'a>(batch: &'a MicroBatch, seed: u64, caption_dropout: f32, device: 
     }
     Drawn {
         batch: LossBatch {
-            images: Tensor::from_data(TensorData::new(batch.pixels.clone(), shape), device),
-            noise: Tensor::from_data(TensorData::new(noise, shape), device),
+            noise: Tensor::from_data(TensorData::new(noise, shape), &images.device()),
+            images,
             draws,
             weights: batch.weights.clone(),
+            image_tokens,
         },
         captions,
     }

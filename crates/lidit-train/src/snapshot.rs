@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub data: DataPosition,
     /// Fingerprints of the frozen encoders.
     pub encoders: Vec<String>,
+    /// Fingerprint of the VAE.
+    pub vae: String,
     /// Flat space.
     pub layout: Vec<Entry>,
     /// All masters.
@@ -110,6 +112,7 @@ impl Snapshot {
             world_size,
             data: self.data.clone(),
             encoders: self.encoders.clone(),
+            vae: self.vae.clone(),
             ema_half_lives: self.ema.iter().map(|(half_life, _)| *half_life).collect(),
             layout: self.layout.clone(),
             files,

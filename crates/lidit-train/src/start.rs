@@ -66,7 +66,7 @@ impl StartConfig {
             "start.run is missing: name the run directory whose weights are taken (only a stage knows the one before it)",
         )?;
         let checkpoint = newest(run)?;
-        identity.check_encoders(&checkpoint)?;
+        identity.check_frozen(&checkpoint)?;
         checkpoint.check_layout(layout.entries())?;
         let device = layout.values(&model).device();
         let own = ownership.own();

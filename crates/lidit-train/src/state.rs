@@ -122,6 +122,7 @@ impl TrainState {
                 dataset: identity.dataset.clone(),
             },
             encoders: identity.encoders.clone(),
+            vae: identity.vae.clone(),
             layout: layout.entries().to_vec(),
             masters,
             ema,
@@ -157,11 +158,13 @@ pub struct Identity {
     pub dataset: String,
     /// Fingerprints of the frozen encoders.
     pub encoders: Vec<String>,
+    /// Fingerprint of the VAE; `identity` for pixels.
+    pub vae: String,
 }
 
 impl Identity {
-    /// Refuses a checkpoint made with other encoders.
-    pub fn check_encoders(&self, checkpoint: &Checkpoint) -> Result<()> {
+    /// Refuses a checkpoint made with other encoders or another VAE.
+    pub fn check_frozen(&self, checkpoint: &Checkpoint) -> Result<()> {
         let stored = &checkpoint.manifest().encoders;
         for (i, (ours, theirs)) in self.encoders.iter().zip(stored).enumerate() {
             ensure!(
@@ -177,12 +180,19 @@ impl Identity {
             checkpoint.dir().display(),
             stored.len()
         );
+        let vae = &checkpoint.manifest().vae;
+        ensure!(
+            *vae == self.vae,
+            "vae has fingerprint {}, checkpoint {} was trained with {vae}: use the same VAE in the same precision",
+            self.vae,
+            checkpoint.dir().display()
+        );
         Ok(())
     }
 
     /// Refuses a checkpoint made with other encoders or other data.
     pub fn check(&self, checkpoint: &Checkpoint) -> Result<()> {
-        self.check_encoders(checkpoint)?;
+        self.check_frozen(checkpoint)?;
         let stored = &checkpoint.manifest().data.dataset;
         ensure!(
             *stored == self.dataset,

@@ -3,15 +3,17 @@
 use std::num::NonZeroUsize;
 
 use anyhow::{Result, ensure};
-use burn::tensor::{Device, Gradients, Tensor};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use lidit_data::{Bucket, MicroBatch, SampleSum};
 use lidit_dist::World;
-use lidit_model::{Conditioning, ImageTokens, LiDit, LossBatch, Objective, PromptBatch, forward_flops};
+use lidit_model::{Conditioning, ImageTokens, LiDit, LossBatch, Losses, PromptBatch, forward_flops};
 
 use crate::conditioner::{Conditioned, Conditioner};
 use crate::config::RunConfig;
 use crate::gradients::{Ownership, clip_factor};
+use crate::latents::{LatentSpace, PIXEL_CHANNELS};
 use crate::layout::{FlatGradients, FlatLayout};
+use crate::loss_bins::{BINS, LossBins};
 use crate::sample_draws::draw;
 use crate::schedule::LrSchedule;
 use crate::state::TrainState;
@@ -23,7 +25,9 @@ pub struct Stepper<'a> {
     pub config: &'a RunConfig,
     /// Frozen encoders.
     pub conditioner: &'a Conditioner,
-    /// What the network knows of them.
+    /// What lies between pictures and network.
+    pub latents: &'a LatentSpace,
+    /// What the network knows of the encoders.
     pub conditioning: &'a Conditioning,
     /// Flat space.
     pub layout: &'a FlatLayout,
@@ -42,6 +46,8 @@ pub struct Stepper<'a> {
 pub struct StepStats {
     /// Mean loss over the global batch's usable samples.
     pub loss: f64,
+    /// Unweighted losses of the same samples, by their times.
+    pub loss_bins: LossBins,
     /// L2 norm of the mean gradient before clipping.
     pub grad_norm: f64,
     /// Learning rate of the update.
@@ -101,6 +107,7 @@ impl Stepper<'_> {
         self.update(state, &clipped, lr)?;
         Ok(StepStats {
             loss,
+            loss_bins: total.loss_bins,
             grad_norm,
             lr,
             usable: total.usable as usize,
@@ -115,15 +122,20 @@ impl Stepper<'_> {
     /// One micro-batch's gradient sum in flat space, and its share of the step's sums.
     fn forward_backward(&self, state: &TrainState, batch: &MicroBatch) -> Result<(Tensor<1>, LocalSums)> {
         let train = &self.config.train;
-        let drawn = draw(batch, train.seed, train.caption_dropout, self.device);
-        let prompts = self.conditioner.condition_samples(&batch.ids, &drawn.captions)?;
-        let (loss, gradient) = self.loss_and_gradient(&state.model, &drawn.batch, &prompts.batches);
         let image = self.image(batch.size);
+        let tokens = image.rows * image.columns;
+        let drawn = draw(batch, self.images(batch)?, tokens, train.seed, train.caption_dropout);
+        let prompts = self.conditioner.condition_samples(&batch.ids, &drawn.captions)?;
+        let (losses, gradient) = self.loss_and_gradient(&state.model, &drawn.batch, &prompts.batches);
+        // One transfer for all numbers.
+        let numbers = Tensor::cat(vec![losses.sum.inner(), losses.each], 0).into_data();
+        let numbers: Vec<f32> = numbers.iter::<f32>().collect();
         let sums = LocalSums {
-            loss: f64::from(loss.into_scalar::<f32>()),
+            loss: f64::from(numbers[0]),
+            loss_bins: LossBins::of_samples(&losses.times, &numbers[1..], &batch.weights),
             usable: batch.weights.iter().map(|&weight| f64::from(weight)).sum(),
             flops: self.flops(&prompts, image),
-            tokens: (image.rows * image.columns * batch.len()) as f64,
+            tokens: (tokens * batch.len()) as f64,
             cut: prompts.num_cut as f64,
             samples: SampleSum::of_batch(batch),
             stop: 0.0,
@@ -131,28 +143,29 @@ impl Stepper<'_> {
         Ok((gradient, sums))
     }
 
-    /// The sum of a micro-batch's losses and its gradient in flat space.
-    fn loss_and_gradient(&self, model: &LiDit, batch: &LossBatch, prompts: &[PromptBatch]) -> (Tensor<1>, Tensor<1>) {
+    /// A micro-batch's losses and the gradient of their sum in flat space.
+    fn loss_and_gradient(&self, model: &LiDit, batch: &LossBatch, prompts: &[PromptBatch]) -> (Losses, Tensor<1>) {
         let mut gradients = FlatGradients::new(self.layout, model);
-        let noised = self.config.objective.noise(batch);
+        let objective = &self.config.objective;
+        let noised = objective.noise(batch);
         let (input, timesteps) = (noised.input.clone(), noised.timesteps.clone());
-        let loss_of = |prediction| Objective::loss_of(&noised, prediction, &batch.weights);
-        let loss = match NonZeroUsize::new(self.config.train.recompute_blocks) {
+        let losses_of = |prediction| objective.loss_of(&noised, prediction, &batch.weights);
+        let losses = match NonZeroUsize::new(self.config.train.recompute_blocks) {
             None => {
-                let loss = loss_of(model.forward(input, timesteps, prompts));
-                gradients.take(&mut loss.backward());
-                loss
+                let losses = losses_of(model.forward(input, timesteps, prompts));
+                gradients.take(&mut losses.sum.backward());
+                losses
             }
             Some(blocks) => {
-                let loss = |prediction| {
-                    let loss = loss_of(prediction);
-                    (loss.clone(), loss)
+                let losses = |prediction| {
+                    let losses = losses_of(prediction);
+                    (losses.sum.clone(), losses)
                 };
                 let take = |part: &mut Gradients| gradients.take(part);
-                model.backward_in_segments(input, timesteps, prompts, blocks, loss, take)
+                model.backward_in_segments(input, timesteps, prompts, blocks, losses, take)
             }
         };
-        (loss, gradients.into_flat(&self.device.clone().inner()))
+        (losses, gradients.into_flat(&self.device.clone().inner()))
     }
 
     /// Whether this rank wants `step` to be the last of this attempt.
@@ -166,13 +179,30 @@ impl Stepper<'_> {
         prompts.tokens.iter().map(|text| 3.0 * forward(text) as f64).sum()
     }
 
-    /// The tokens of a picture.
-    fn image(&self, size: Bucket) -> ImageTokens {
-        let patch_size = self.config.model.patch_size;
-        ImageTokens {
-            rows: size.height as usize / patch_size,
-            columns: size.width as usize / patch_size,
+    /// What the network sees of a micro-batch's pictures: latents that were written before, or pictures encoded now.
+    pub(crate) fn images(&self, batch: &MicroBatch) -> Result<Tensor<4>> {
+        let [height, width] = self.latents.grid(batch.size);
+        let latents_shape = [batch.len(), self.latents.channels(), height, width];
+        if let Some(latents) = self.conditioner.latents(&batch.ids, latents_shape)? {
+            return Ok(Tensor::from_data(TensorData::new(latents, latents_shape), self.device));
         }
+        let shape = [
+            batch.len(),
+            PIXEL_CHANNELS,
+            batch.size.height as usize,
+            batch.size.width as usize,
+        ];
+        let pixels = TensorData::new(batch.pixels.clone(), shape);
+        let latents = self
+            .latents
+            .encode(Tensor::from_data(pixels, &self.device.clone().inner()));
+        Ok(latents.autodiff())
+    }
+
+    /// The tokens of a picture.
+    pub(crate) fn image(&self, size: Bucket) -> ImageTokens {
+        let [rows, columns] = self.latents.grid(size).map(|side| side / self.config.model.patch_size);
+        ImageTokens { rows, columns }
     }
 
     fn update(&self, state: &mut TrainState, gradient: &Tensor<1>, lr: f64) -> Result<()> {
@@ -193,6 +223,7 @@ impl Stepper<'_> {
 #[derive(Clone, Copy, Debug, Default)]
 struct LocalSums {
     loss: f64,
+    loss_bins: LossBins,
     usable: f64,
     flops: f64,
     cut: f64,
@@ -204,6 +235,7 @@ struct LocalSums {
 impl LocalSums {
     fn add(&mut self, other: &Self) {
         self.loss += other.loss;
+        self.loss_bins += other.loss_bins;
         self.usable += other.usable;
         self.flops += other.flops;
         self.cut += other.cut;
@@ -216,17 +248,32 @@ impl LocalSums {
         let [samples, first, second] = [samples, words[0], words[1]].map(|count| count as f64);
         let own = [self.loss, self.usable, self.flops, self.cut, self.tokens, self.stop];
         let [loss, usable, flops, cut, tokens, stop] = own;
-        let mut sums = [loss, usable, flops, cut, tokens, stop, samples, first, second];
+        let bins = self.loss_bins.numbers();
+        let mut sums = [0.0; 9 + 2 * BINS];
+        sums[..9].copy_from_slice(&[loss, usable, flops, cut, tokens, stop, samples, first, second]);
+        sums[9..].copy_from_slice(&bins);
         if world.size() > 1 {
             world.sum_f64(&mut sums)?;
         }
-        let [loss, usable, flops, cut, tokens, stop, samples, first, second] = sums;
+        let [
+            loss,
+            usable,
+            flops,
+            cut,
+            tokens,
+            stop,
+            samples,
+            first,
+            second,
+            ref bins @ ..,
+        ] = sums;
         Ok(Self {
             samples: SampleSum {
                 samples: samples as u64,
                 words: [first as u64, second as u64],
             },
             loss,
+            loss_bins: LossBins::of_numbers(bins),
             usable,
             flops,
             cut,

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use burn::tensor::Device;
-use lidit_data::{Dataset, LoadedStep, Loader, LoaderConfig, MicroBatch, SampleOrder, Share, Wanted};
+use lidit_data::{Dataset, LoadedStep, Loader, LoaderConfig, MicroBatch, SampleOrder, Share};
 use lidit_dist::World;
 use lidit_model::{Conditioning, LiDit};
 
@@ -16,6 +16,7 @@ use crate::config_file::ConfigFile;
 use crate::dashboard::View;
 use crate::features::FeatureStore;
 use crate::gradients::Ownership;
+use crate::latents::LatentSpace;
 use crate::layout::FlatLayout;
 use crate::previews::Previews;
 use crate::quarantine::Quarantine;
@@ -102,6 +103,7 @@ struct Session<'a> {
     config: RunConfig,
     conditioner: Conditioner,
     conditioning: Conditioning,
+    latents: LatentSpace,
     layout: FlatLayout,
     ownership: Ownership,
     identity: Identity,
@@ -122,10 +124,12 @@ impl<'a> Session<'a> {
         recorder: &mut Recorder,
     ) -> Result<Self> {
         let dataset = Dataset::open(&config.data)?;
-        let mut conditioner = conditioner(request, &config, &dataset)?;
+        let latents = LatentSpace::open(&config.vae, &config.model, &request.device)?;
+        let mut conditioner = conditioner(request, &config, &dataset, &latents)?;
         let identity = Identity {
             dataset: dataset.digest().to_owned(),
             encoders: conditioner.fingerprints()?,
+            vae: latents.fingerprint().to_owned(),
         };
         remember(&mut conditioner, &config, &dataset, recorder)?;
         let device = request.device.clone().autodiff();
@@ -153,20 +157,12 @@ impl<'a> Session<'a> {
                 rank: world.rank(),
                 world_size: world.size(),
             },
-            wanted: Wanted::All,
+            wanted: conditioner.wanted(),
             start_step: state.step,
         };
         let order = dataset.order(stream.seed, stream.global_batch);
         for size in order.sizes() {
-            let fits = |side: u32| (side as usize).is_multiple_of(config.model.patch_size);
-            ensure!(
-                fits(size.width) && fits(size.height),
-                "model.patch_size is {}: it does not divide the data's bucket of {} x {} pixels; take another \
-                 data.image_size, or data.buckets = false",
-                config.model.patch_size,
-                size.width,
-                size.height
-            );
+            latents.check_size(size, config.model.patch_size)?;
         }
         let loader = Loader::new(dataset, stream)?;
         conditioner.start(stream)?;
@@ -177,6 +173,7 @@ impl<'a> Session<'a> {
             config,
             conditioner,
             conditioning,
+            latents,
             layout,
             ownership,
             identity,
@@ -195,11 +192,12 @@ impl<'a> Session<'a> {
         let mut stopping = false;
         while self.state.step < self.config.train.steps && !stopping {
             let begun = Instant::now();
+            let mut loaded = self.loader.next_step()?;
+            self.conditioner.next_step(&mut loaded)?;
             let LoadedStep {
                 micro_batches,
                 unusable,
-            } = self.loader.next_step()?;
-            self.conditioner.next_step()?;
+            } = loaded;
             let waited = begun.elapsed();
             self.state.sample_digest.extend(&self.order, self.state.step);
             let stats = self.step(&micro_batches, world, stop)?;
@@ -230,6 +228,7 @@ impl<'a> Session<'a> {
         Stepper {
             config: &self.config,
             conditioner: &self.conditioner,
+            latents: &self.latents,
             conditioning: &self.conditioning,
             layout: &self.layout,
             ownership: &self.ownership,
@@ -264,17 +263,22 @@ impl<'a> Session<'a> {
         let device = self.device.clone().inner();
         let grid = self
             .previews
-            .draw(&model, &self.conditioner, &self.config, &device, world)?;
+            .draw(&model, &self.conditioner, &self.latents, &self.config, &device, world)?;
         recorder.grid(self.state.step, &grid)
     }
 }
 
 /// The language models, or the features that they left.
-fn conditioner(request: &RunRequest<'_>, config: &RunConfig, dataset: &Dataset) -> Result<Conditioner> {
+fn conditioner(
+    request: &RunRequest<'_>,
+    config: &RunConfig,
+    dataset: &Dataset,
+    latents: &LatentSpace,
+) -> Result<Conditioner> {
     let Some(folder) = &config.encoders.features else {
         return Conditioner::load(&config.encoders, &request.device, request.locate);
     };
-    let store = FeatureStore::open(folder, config, dataset, request.locate).context("encoders.features")?;
+    let store = FeatureStore::open(folder, config, dataset, latents, request.locate).context("encoders.features")?;
     Ok(Conditioner::from_features(store, &request.device))
 }
 

@@ -4,6 +4,7 @@ mod allocator;
 mod bench;
 mod cache;
 mod checkpoint;
+mod coordinate_check;
 mod data;
 mod device;
 mod encode;
@@ -58,6 +59,8 @@ enum Command {
     Vae(vae::Args),
     /// Time the hot paths.
     Bench(bench::Args),
+    /// Train several widths for a few steps, with and without muP, and say how much more the wider ones move.
+    CoordinateCheck(coordinate_check::Args),
     /// List, verify and fingerprint a run's checkpoints.
     Checkpoint(checkpoint::Args),
 }
@@ -98,6 +101,7 @@ fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
         Command::Sample(args) => sample::run(args),
         Command::Vae(args) => vae::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::CoordinateCheck(args) => coordinate_check::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
     }
 }

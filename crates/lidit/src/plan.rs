@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use lidit_data::Dataset;
 use lidit_model::{Conditioning, ImageTokens, ParameterCounts, forward_flops, parameter_counts};
 use lidit_train::{EncodePrice, MemoryEstimate, RunConfig, TokenSample, Way, readable_bytes};
@@ -52,7 +52,13 @@ impl Plan {
             input_norm: config.encoders.input_norm,
             pooling: config.encoders.pooling,
         };
-        let side = config.data.image_size as usize / config.model.patch_size;
+        let token = config.token_pixels()?;
+        let pixels = config.data.image_size;
+        ensure!(
+            pixels.is_multiple_of(token),
+            "data.image_size is {pixels}: it must be a multiple of a token's {token} pixels"
+        );
+        let side = (pixels / token) as usize;
         let image = ImageTokens {
             rows: side,
             columns: side,

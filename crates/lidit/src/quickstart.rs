@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use lidit_data::{EmojiBuild, EmojiGroup, build_emoji};
 use lidit_dist::World;
-use lidit_train::{ConfigFile, Ending, RunRequest, Start, Stop, View, ViewRequest, Weights, cache};
+use lidit_train::{ConfigFile, Ending, RunRequest, Start, Stop, View, ViewRequest, cache};
 use serde_json::json;
 
 use crate::device::DeviceArg;
@@ -93,7 +93,9 @@ pub fn run(args: &Args) -> Result<Outcome> {
             exit: Exit::Stopped,
         });
     }
-    let drawn = timed("sample", || draw(args))?;
+    let drawn = timed("sample", || {
+        sample::own_prompts(&args.run_dir, args.run_dir.join("pictures"), args.device)
+    })?;
     let images = drawn.json["images"].clone();
     let grid = drawn.json["grid"].clone();
     let text = format!("drawn above real: {}", grid.as_str().unwrap_or_default());
@@ -132,19 +134,6 @@ fn build_data(out: &Path) -> Result<()> {
     };
     build_emoji(out, &build, |_, _| {}).with_context(|| format!("building {}", out.display()))?;
     Ok(())
-}
-
-fn draw(args: &Args) -> Result<Outcome> {
-    sample::run(&sample::Args {
-        run: args.run_dir.clone(),
-        weights: Weights::Ema(None),
-        prompts: Vec::new(),
-        out: args.run_dir.join("pictures"),
-        seed: None,
-        steps: None,
-        guidance: None,
-        device: args.device,
-    })
 }
 
 /// Runs one part and says how long it took.

@@ -1,5 +1,7 @@
 //! `config.json` of diffusers' `AutoencoderKL`.
 
+use std::path::Path;
+
 use crate::EncoderError;
 use crate::config_json::ConfigJson;
 
@@ -55,6 +57,11 @@ pub struct AutoencoderConfig {
 }
 
 impl AutoencoderConfig {
+    /// Reads `config.json` of a folder in diffusers' layout, or of the `vae` folder of a whole pipeline.
+    pub fn open(folder: &Path) -> Result<Self, EncoderError> {
+        Self::read(&ConfigJson::open(&super::autoencoder_folder(folder))?)
+    }
+
     /// Reads the keys; one that is left out means what it means to diffusers.
     pub(crate) fn read(json: &ConfigJson) -> Result<Self, EncoderError> {
         refuse_others(json)?;

@@ -11,9 +11,12 @@ use super::*;
 use crate::config::tests::tiny;
 use crate::config::{RefinerConfig, RefinerGate};
 use crate::golden::{Golden, relative_error};
-use crate::objective::{LossBatch, Objective, RectifiedFlow, TimestepDensity};
+use crate::loss_weighting::LossWeighting;
+use crate::objective::{LossBatch, Objective, RectifiedFlow};
 use crate::prompts::PromptRow;
-use crate::sampler::{Sampler, SamplerKind};
+use crate::sampler::{Sampler, SamplerKind, Start};
+use crate::timestep_density::TimestepDensity;
+use crate::timestep_shift::TimestepShift;
 
 fn conditioning(context_dims: &[usize], input_norm: InputNorm, pooling: Pooling) -> Conditioning {
     Conditioning {
@@ -30,6 +33,8 @@ fn usual() -> Conditioning {
 fn flow() -> Objective {
     Objective::RectifiedFlow(RectifiedFlow {
         density: TimestepDensity::Uniform,
+        shift: TimestepShift::None,
+        weighting: LossWeighting::Uniform,
     })
 }
 
@@ -68,6 +73,7 @@ fn golden_loss_batch(golden: &Golden) -> LossBatch {
         noise: golden.tensor("in.noise"),
         draws: golden.values("in.t").into_iter().map(|t| [t, 0.0]).collect(),
         weights: golden.values("in.weights"),
+        image_tokens: 6,
     }
 }
 
@@ -80,7 +86,7 @@ fn loss_and_all_gradients_match_pytorch() {
     let golden = Golden::open("lidit");
     let model = opened(&Device::flex().autodiff());
     let prompts = [golden_batch(&golden, 0), golden_batch(&golden, 1)];
-    let loss = flow().loss(&model, &golden_loss_batch(&golden), &prompts);
+    let loss = flow().loss(&model, &golden_loss_batch(&golden), &prompts).sum;
     let mut grads = loss.backward();
     golden.check("out.loss", loss.inner(), 1e-5);
     // PyTorch itself is 5e-5 away when it computes in f32.
@@ -259,7 +265,7 @@ fn three_encoders_train_every_parameter() {
     );
     let model = frame.map(&mut Scramble::default());
     let prompts = [5, 7, 9].map(|dim| batch(dim, &rows(dim, &[(2, 3), (2, 2)])));
-    let loss = flow().loss(&model, &loss_batch(2), &prompts);
+    let loss = flow().loss(&model, &loss_batch(2), &prompts).sum;
     let mut grads = loss.backward();
     assert_eq!(silent_parameters(&model, &mut grads), Vec::<String>::new());
 }
@@ -278,7 +284,7 @@ fn bf16_weights_give_nearly_the_same_output_and_gradients() {
     let error = relative_error(&to_vec(a), &to_vec(b), 48);
     assert!(error < 0.03, "{error}");
 
-    let loss = flow().loss(&half, &golden_loss_batch(&golden), &prompts);
+    let loss = flow().loss(&half, &golden_loss_batch(&golden), &prompts).sum;
     assert_eq!(loss.dtype(), burn::tensor::DType::F32);
     let mut grads = loss.backward();
     assert_eq!(silent_parameters(&half, &mut grads), Vec::<String>::new());
@@ -291,19 +297,32 @@ fn guidance_mixes_two_predictions_and_sampling_needs_no_autodiff() {
     let noise = image(9, [1, 2, 4, 4]);
     let prompts = [batch(5, &rows(5, &[(2, 3)])), batch(7, &rows(7, &[(2, 3)]))];
     let empty = [batch(5, &rows(5, &[(2, 0)])), batch(7, &rows(7, &[(2, 0)]))];
-    let draw = |guidance| {
+    let start = Start {
+        noise: noise.clone(),
+        image_tokens: 4,
+        fresh: &|step| panic!("Euler's rule adds no noise, at step {step} neither"),
+    };
+    let draw = |steps, guidance, guidance_interval| {
         let sampler = Sampler {
             kind: SamplerKind::Euler,
-            steps: 1,
+            steps,
             guidance,
+            guidance_interval,
+            guidance_rescale: 0.0,
         };
-        let x = sampler.sample(&model, &objective, noise.clone(), &prompts, &empty, |_| {});
+        let x = sampler.sample(&model, &objective, &start, &prompts, &empty, |_| {});
         assert!(!x.is_autodiff());
         x
     };
-    let [unguided, empty_only, strong] = [1.0, 0.0, 3.0].map(draw);
+    let [unguided, empty_only, strong] = [1.0, 0.0, 3.0].map(|guidance| draw(1, guidance, [0.0, 1.0]));
     let expected = empty_only.clone() + (unguided - empty_only).mul_scalar(3.0);
     assert!(relative_error(&to_vec(strong), &to_vec(expected), 4) < 1e-4);
+
+    // Two steps are at times 1 and 0.5.
+    let early = to_vec(draw(2, 3.0, [0.6, 1.0]));
+    assert_ne!(early, to_vec(draw(2, 3.0, [0.0, 1.0])));
+    assert_ne!(early, to_vec(draw(2, 3.0, [0.0, 0.6])));
+    assert_eq!(to_vec(draw(2, 3.0, [0.6, 0.9])), to_vec(draw(2, 1.0, [0.0, 1.0])));
 }
 
 #[test]
@@ -332,5 +351,6 @@ fn loss_batch(b: usize) -> LossBatch {
         noise: image(2, [b, 2, 4, 4]),
         draws: vec![[0.4, 0.6]; b],
         weights: vec![1.0; b],
+        image_tokens: 4,
     }
 }

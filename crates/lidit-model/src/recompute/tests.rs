@@ -11,7 +11,10 @@ use crate::config::{Conditioning, Fusion, InputNorm, ModelConfig, Pooling};
 use crate::golden::{Golden, relative_error};
 use crate::initialize::initialize;
 use crate::norm::is_norm_parameter;
-use crate::objective::{LossBatch, Noised, Objective, RectifiedFlow, TimestepDensity};
+use crate::objective::tests::flow;
+use crate::objective::{LossBatch, Noised, Objective};
+use crate::timestep_density::TimestepDensity;
+use crate::timestep_shift::TimestepShift;
 
 /// The gradient of every parameter by its path.
 type ByPath = BTreeMap<String, Vec<f32>>;
@@ -113,6 +116,10 @@ fn prompts(golden: &Golden) -> [PromptBatch; 2] {
     })
 }
 
+fn objective() -> Objective {
+    flow(TimestepDensity::Uniform, TimestepShift::None)
+}
+
 fn noised(golden: &Golden) -> (Noised, Vec<f32>) {
     let weights = golden.values("in.weights");
     let batch = LossBatch {
@@ -120,19 +127,16 @@ fn noised(golden: &Golden) -> (Noised, Vec<f32>) {
         noise: golden.tensor("in.noise"),
         draws: golden.values("in.t").into_iter().map(|t| [t, 0.0]).collect(),
         weights: weights.clone(),
+        image_tokens: 6,
     };
-    let density = TimestepDensity::Uniform;
-    (
-        Objective::RectifiedFlow(RectifiedFlow { density }).noise(&batch),
-        weights,
-    )
+    (objective().noise(&batch), weights)
 }
 
 fn plain(model: &LiDit) -> (f32, ByPath) {
     let golden = Golden::open("lidit");
     let (noised, weights) = noised(&golden);
     let prediction = model.forward(noised.input.clone(), noised.timesteps.clone(), &prompts(&golden));
-    let loss = Objective::loss_of(&noised, prediction, &weights);
+    let loss = objective().loss_of(&noised, prediction, &weights).sum;
     let mut taken = ByPath::new();
     take(model, &mut loss.backward(), &mut taken);
     (loss.into_scalar(), taken)
@@ -148,7 +152,7 @@ fn in_segments(model: &LiDit, blocks: usize) -> (f32, ByPath) {
         &prompts(&golden),
         NonZeroUsize::new(blocks).unwrap(),
         |prediction| {
-            let loss = Objective::loss_of(&noised, prediction, &weights);
+            let loss = objective().loss_of(&noised, prediction, &weights).sum;
             (loss.clone(), loss.into_scalar::<f32>())
         },
         |gradients| take(model, gradients, &mut taken),

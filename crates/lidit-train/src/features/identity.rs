@@ -12,9 +12,10 @@ use sha2::{Digest, Sha256};
 use crate::conditioner::{fingerprint, open_spec};
 use crate::config::{CacheConfig, EncodersConfig};
 use crate::digest::hex;
+use crate::latents::LatentSpace;
 
 /// Version of the folder's format.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// Everything that decides the bytes of a folder of features, apart from the prompts of the previews.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +29,38 @@ pub struct FeatureIdentity {
     pub cache: CacheConfig,
     /// The encoders, in config order.
     pub encoders: Vec<EncoderIdentity>,
+    /// The pictures' latents; `None` where the network sees pixels.
+    pub latents: Option<LatentIdentity>,
+}
+
+/// Which latents stand for the pictures.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LatentIdentity {
+    /// The VAE's fingerprint.
+    pub vae: String,
+    /// `data.image_size`.
+    pub image_size: u32,
+    /// `data.buckets`: whether pictures keep about their aspect.
+    pub buckets: bool,
+    /// `data.min_side`.
+    pub min_side: u32,
+}
+
+impl LatentIdentity {
+    /// Of the pictures of `dataset` in `space`; `None` if those are pixels.
+    pub fn of(space: &LatentSpace, dataset: &Dataset) -> Option<Self> {
+        let config = dataset.config();
+        match space {
+            LatentSpace::Pixels => None,
+            LatentSpace::Kl(_) => Some(Self {
+                vae: space.fingerprint().to_owned(),
+                image_size: config.image_size,
+                buckets: config.buckets,
+                min_side: config.min_side,
+            }),
+        }
+    }
 }
 
 /// Which captions of which data set.
@@ -100,7 +133,12 @@ pub struct FeatureManifest {
 
 impl FeatureIdentity {
     /// What `config` asks for. Reads the models' headers and hashes their files, but loads no weight.
-    pub fn of(config: &EncodersConfig, dataset: &Dataset, locate: &dyn Fn(&str) -> Result<PathBuf>) -> Result<Self> {
+    pub fn of(
+        config: &EncodersConfig,
+        dataset: &Dataset,
+        latents: &LatentSpace,
+        locate: &dyn Fn(&str) -> Result<PathBuf>,
+    ) -> Result<Self> {
         let encoders = config.llm.iter().enumerate().map(|(i, llm)| {
             let path = locate(&llm.model).with_context(|| format!("encoders.llm.{i}.model"))?;
             EncoderIdentity::read(config, llm, &path).with_context(|| format!("reading encoders.llm.{i}"))
@@ -110,6 +148,7 @@ impl FeatureIdentity {
             data: DataIdentity::of(dataset),
             cache: config.cache.clone(),
             encoders: encoders.collect::<Result<_>>()?,
+            latents: LatentIdentity::of(latents, dataset),
         })
     }
 
@@ -121,7 +160,14 @@ impl FeatureIdentity {
             .iter()
             .map(|encoder| encoder.fingerprint.as_str())
             .collect();
-        let parts = serde_json::to_vec(&("lidit features 1", encoders, &self.data, self.cache.precision))?;
+        let parts = (
+            "lidit features 2",
+            encoders,
+            &self.data,
+            self.cache.precision,
+            &self.latents,
+        );
+        let parts = serde_json::to_vec(&parts)?;
         Ok(hex(&Sha256::digest(parts)))
     }
 
@@ -157,6 +203,7 @@ impl FeatureIdentity {
         &self,
         config: &EncodersConfig,
         dataset: &Dataset,
+        latents: Option<LatentIdentity>,
         locate: &dyn Fn(&str) -> Result<PathBuf>,
         folder: &Path,
     ) -> Result<Vec<String>> {
@@ -166,7 +213,12 @@ impl FeatureIdentity {
             data: DataIdentity::of(dataset),
             cache: config.cache.clone(),
             encoders: Vec::new(),
+            latents,
         };
+        if wanted.latents.is_none() {
+            // Captions' states serve a run that sees pixels, too.
+            stored.latents = None;
+        }
         wanted.cache.rows_per_file = stored.cache.rows_per_file;
         (wanted.data.max_samples, wanted.data.subset_seed) = (stored.data.max_samples, stored.data.subset_seed);
         let mut unchecked = Vec::new();
@@ -328,6 +380,7 @@ mod tests {
                 rows_per_file: 4,
             },
             encoders: vec![encoder("a"), encoder("b")],
+            latents: None,
         }
     }
 

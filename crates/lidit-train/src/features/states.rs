@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use half::bf16;
-use lidit_data::PromptFeatures;
+use lidit_data::{PromptFeatures, StoredLatents};
 use lidit_encoders::{Precision, Prefix, PromptStates};
 
 /// Little-endian bytes of `states`, rounded to `precision`.
@@ -119,6 +119,29 @@ pub(super) fn unpack(
     })
 }
 
+/// What is stored of a picture's latents `[C, height, width]`.
+pub(super) fn pack_latents(values: &[f32], [height, width]: [usize; 2], precision: Precision) -> StoredLatents {
+    StoredLatents {
+        height: height as u32,
+        width: width as u32,
+        values: to_bytes(values, precision),
+    }
+}
+
+/// The latents that [`pack_latents`] stored, which must have `shape` `[C, height, width]`.
+pub(super) fn unpack_latents(stored: &StoredLatents, shape: [usize; 3], precision: Precision) -> Result<Vec<f32>> {
+    let [channels, height, width] = shape;
+    ensure!(
+        (stored.height as usize, stored.width as usize) == (height, width)
+            && stored.values.len() == channels * height * width * self::width(precision),
+        "{} x {} latents in {} bytes are stored where {channels} x {height} x {width} are needed",
+        stored.height,
+        stored.width,
+        stored.values.len()
+    );
+    Ok(from_bytes(&stored.values, precision))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -160,6 +183,18 @@ mod tests {
             assert!((read - written).abs() <= written.abs() / 256.0, "{read} {written}");
         }
         assert!(read.states[4..] != prompt().states[4..]);
+    }
+
+    #[test]
+    fn latents_come_back_and_other_shapes_are_refused() {
+        let values = [0.5, -1.25, 3.0, 0.0, 8.0, -2.0];
+        for precision in [Precision::F32, Precision::Bf16] {
+            let stored = pack_latents(&values, [1, 3], precision);
+            assert_eq!(unpack_latents(&stored, [2, 1, 3], precision).unwrap(), values);
+            for shape in [[2, 3, 1], [1, 1, 3]] {
+                assert!(unpack_latents(&stored, shape, precision).is_err(), "{shape:?}");
+            }
+        }
     }
 
     #[test]

@@ -5,13 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use lidit_data::{Dataset, FeatureLoader, FeatureRow, FeatureSet, FeatureSource, LoaderConfig, SampleFeatures};
+use lidit_data::{
+    Dataset, FeatureLoader, FeatureRow, FeatureSet, FeatureSource, LoadedStep, LoaderConfig, SampleFeatures,
+    StoredLatents,
+};
 use lidit_encoders::{Prefix, PromptStates};
 
 use super::folder::FeatureFolder;
-use super::identity::FeatureManifest;
-use super::states::{unpack, unpack_prefix};
+use super::identity::{FeatureManifest, LatentIdentity};
+use super::states::{unpack, unpack_latents, unpack_prefix};
 use crate::config::RunConfig;
+use crate::latents::LatentSpace;
 
 /// A complete folder of features that a run may train on.
 pub struct FeatureStore {
@@ -21,6 +25,7 @@ pub struct FeatureStore {
     /// By caption: the empty one and the prompts of the previews.
     prompts: HashMap<String, FeatureRow>,
     set: FeatureSet,
+    with_latents: bool,
     dataset: Dataset,
     loader: Option<FeatureLoader>,
     /// The samples of the step at hand.
@@ -37,12 +42,15 @@ impl FeatureStore {
         folder: &Path,
         config: &RunConfig,
         dataset: &Dataset,
+        latents: &LatentSpace,
         locate: &dyn Fn(&str) -> Result<PathBuf>,
     ) -> Result<Self> {
         let files = FeatureFolder::at(folder);
         let manifest = files.manifest()?;
         let identity = &manifest.identity;
-        for unchecked in identity.check_for_training(&config.encoders, dataset, locate, folder)? {
+        let wanted_latents = LatentIdentity::of(latents, dataset);
+        let with_latents = wanted_latents.is_some();
+        for unchecked in identity.check_for_training(&config.encoders, dataset, wanted_latents, locate, folder)? {
             eprintln!("note: {unchecked}");
         }
         let num_encoders = identity.encoders.len();
@@ -64,6 +72,7 @@ impl FeatureStore {
         let store = Self {
             folder: folder.to_owned(),
             set: FeatureSet::open(source, dataset.subset())?,
+            with_latents,
             dataset: dataset.clone(),
             prefixes,
             prompts: prompts.into_iter().map(|row| (row.caption.clone(), row)).collect(),
@@ -98,11 +107,53 @@ impl FeatureStore {
         Ok(())
     }
 
-    /// Brings the samples of the next step.
-    pub fn next_step(&mut self) -> Result<()> {
+    /// Brings the samples of the next step. Where latents stand for pictures, samples without them can't be used.
+    pub fn next_step(&mut self, step: &mut LoadedStep) -> Result<()> {
         let loader = self.loader.as_mut().context("the features were not started")?;
         self.samples = loader.next_step()?;
+        if !self.has_latents() {
+            return Ok(());
+        }
+        for batch in &mut step.micro_batches {
+            for index in 0..batch.len() {
+                let id = batch.ids[index];
+                if batch.weights[index] > 0.0 && self.latents_of(id).is_none() {
+                    let reason = "its picture could not be used when latents were written".to_owned();
+                    step.unusable.push(self.dataset.unusable(id, reason));
+                    batch.drop_sample(index);
+                }
+            }
+        }
         Ok(())
+    }
+
+    /// Whether latents stand for the pictures.
+    pub fn has_latents(&self) -> bool {
+        self.with_latents
+    }
+
+    /// The latents of samples of the step at hand, `[B, C, H, W]`; zeros where a picture could not be used.
+    pub fn latents(&self, ids: &[u64], shape: [usize; 4]) -> Result<Vec<f32>> {
+        let [_, channels, height, width] = shape;
+        let mut values = Vec::with_capacity(shape.iter().product());
+        for id in ids {
+            let Some(stored) = self.latents_of(*id) else {
+                values.resize(values.len() + channels * height * width, 0.0);
+                continue;
+            };
+            let latents = unpack_latents(
+                stored,
+                [channels, height, width],
+                self.manifest.identity.cache.precision,
+            )
+            .with_context(|| format!("latents of sample {id} in {}", self.folder.display()))?;
+            values.extend(latents);
+        }
+        Ok(values)
+    }
+
+    fn latents_of(&self, id: u64) -> Option<&StoredLatents> {
+        self.samples.get(&id)?.iter().find_map(|row| row.latents.as_ref())
     }
 
     /// The states of the empty caption or of a prompt of the previews.

@@ -5,22 +5,26 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use burn::tensor::Device;
-use lidit_data::{Dataset, FeatureRow, ManifestShard, PromptFeatures, Subset};
+use burn::tensor::{Device, Tensor, TensorData};
+use lidit_data::{Bucket, Dataset, FeatureRow, ManifestShard, PromptFeatures, Sample, StoredLatents, Subset};
 use lidit_dist::World;
 use lidit_encoders::PromptEncoder;
 
 use super::folder::{FeatureFolder, Listing};
 use super::identity::{FORMAT_VERSION, FeatureIdentity, FeatureManifest};
 use super::progress::Progress;
-use super::states::{pack, pack_prefix};
+use super::states::{pack, pack_latents, pack_prefix};
 use crate::conditioner::{fingerprint, load_encoders};
 use crate::config::RunConfig;
+use crate::latents::{LatentSpace, PIXEL_CHANNELS};
 use crate::stop::Stop;
 
 /// The files that are not a part of the data set's captions.
 const PREFIX: &str = "prefix";
 const PROMPTS: &str = "prompts";
+
+/// Pictures decoded at once, ahead of the VAE.
+const PICTURES_AT_ONCE: usize = 32;
 
 /// What to encode, where to, and with what.
 pub struct FeatureRequest<'a> {
@@ -59,7 +63,11 @@ pub enum FeaturesWritten {
 /// The folder holds other features; a model or the data can't be read; a write failed; a peer was lost.
 pub fn write_features(request: &FeatureRequest<'_>, world: &World, stop: &Stop) -> Result<FeaturesWritten> {
     let dataset = Dataset::open(&request.config.data)?;
-    let identity = FeatureIdentity::of(&request.config.encoders, &dataset, request.locate)?;
+    let latents = LatentSpace::open(&request.config.vae, &request.config.model, &request.device)?;
+    for size in dataset.order(0, 1).sizes() {
+        latents.check_size(size, request.config.model.patch_size)?;
+    }
+    let identity = FeatureIdentity::of(&request.config.encoders, &dataset, &latents, request.locate)?;
     let folder = FeatureFolder::at(request.out);
     // Rank 0 alone takes the lock and says what is there, so that all ranks share the work alike.
     let (_lock, listing) = match world.rank() {
@@ -71,6 +79,7 @@ pub fn write_features(request: &FeatureRequest<'_>, world: &World, stop: &Stop) 
         request,
         members: dataset.subset().to_owned(),
         dataset,
+        latents,
         identity,
         folder,
         listing,
@@ -89,6 +98,7 @@ fn from_rank<T: serde::Serialize + serde::de::DeserializeOwned>(world: &World, r
 struct Writer<'a> {
     request: &'a FeatureRequest<'a>,
     dataset: Dataset,
+    latents: LatentSpace,
     members: Subset,
     identity: FeatureIdentity,
     folder: FeatureFolder,
@@ -189,14 +199,63 @@ impl Writer<'_> {
             .map(String::as_str)
             .collect();
         let encoded = self.encode(&texts)?;
+        let with_captions: Vec<u64> = samples.iter().map(|(id, _)| *id).collect();
+        let mut pictures = self.pictures(&with_captions)?;
         let mut rows = Vec::new();
         for (id, captions) in &samples {
             let mut met = BTreeSet::new();
             for caption in captions.iter().filter(|caption| met.insert(caption.as_str())) {
-                rows.push(row(*id, caption, &encoded)?);
+                let mut row = row(*id, caption, &encoded)?;
+                // On a sample's first row alone.
+                row.latents = pictures.remove(id);
+                rows.push(row);
             }
         }
         self.folder.put(&item, &rows, self.num_encoders())
+    }
+
+    /// The latents of those of the samples `ids` whose pictures can be used; nothing where the network sees pixels.
+    fn pictures(&self, ids: &[u64]) -> Result<HashMap<u64, StoredLatents>> {
+        let mut found = HashMap::new();
+        if self.identity.latents.is_none() {
+            return Ok(found);
+        }
+        for ids in ids.chunks(PICTURES_AT_ONCE) {
+            let mut by_size: BTreeMap<Bucket, Vec<Sample>> = BTreeMap::new();
+            for sample in self.dataset.samples(ids)?.into_iter().flatten() {
+                by_size.entry(sample.size).or_default().push(sample);
+            }
+            for (size, samples) in by_size {
+                found.extend(self.encode_pictures(size, &samples)?);
+            }
+        }
+        Ok(found)
+    }
+
+    fn encode_pictures(&self, size: Bucket, samples: &[Sample]) -> Result<Vec<(u64, StoredLatents)>> {
+        let (width, height) = (size.width as usize, size.height as usize);
+        let mut pixels = vec![0.0; samples.len() * PIXEL_CHANNELS * width * height];
+        for (sample, out) in samples
+            .iter()
+            .zip(pixels.chunks_exact_mut(PIXEL_CHANNELS * width * height))
+        {
+            sample.write_chw(out);
+        }
+        let shape = [samples.len(), PIXEL_CHANNELS, height, width];
+        let device = self.request.device.clone().without_autodiff();
+        let latents = self
+            .latents
+            .encode(Tensor::from_data(TensorData::new(pixels, shape), &device));
+        let [_, channels, height, width] = latents.dims();
+        let values: Vec<f32> = latents.into_data().iter::<f32>().collect();
+        ensure!(
+            values.iter().all(|value| value.is_finite()),
+            "the VAE makes latents that are not finite of samples {:?}: try vae.kl.precision = \"f32\"",
+            samples.iter().map(|sample| sample.id).collect::<Vec<_>>()
+        );
+        let pack = |values| pack_latents(values, [height, width], self.identity.cache.precision);
+        let stored = values.chunks_exact(channels * height * width).map(pack);
+        Ok(samples.iter().map(|sample| sample.id).zip(stored).collect())
     }
 
     /// The constant prefix of every encoder, as one row.
