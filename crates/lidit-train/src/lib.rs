@@ -79,4 +79,4 @@ pub use state::{Identity, load_for_drawing};
 pub use stop::Stop;
 pub use tensorboard::Ending;
 pub use train::{Ended, RunRequest};
-pub use vae::{VaeConfig, VaeEnded, VaeRecord, VaeRequest, train_vae};
+pub use vae::{VaeEnded, VaeRecord, VaeRequest, train_vae};

@@ -17,7 +17,6 @@ use burn::tensor::{Device, Tensor};
 use lidit_data::{Dataset, Loader, LoaderConfig, Share, Wanted};
 use lidit_encoders::EfficientNetLite0;
 
-pub use config::VaeConfig;
 pub use record::VaeRecord;
 
 use crate::atomic::write_atomically;
@@ -30,7 +29,7 @@ use crate::resolve::Start;
 use crate::schedule::LrSchedule;
 use crate::stop::Stop;
 use crate::tensorboard::Ending;
-use config::LossConfig;
+use config::{LossConfig, VaeTraining};
 use grid::Grid;
 use loss::{Terms, noise, terms};
 use record::VaeLog;
@@ -75,7 +74,7 @@ pub fn train_vae(request: &VaeRequest<'_>, stop: &Stop) -> Result<VaeEnded> {
     let fresh = !request.out.join("config.toml").exists();
     // A config that can't be read leaves no folder behind.
     let mut config = if fresh {
-        ConfigFile::read(&request.config)?.typed::<VaeConfig>(request.sets)?
+        ConfigFile::read(&request.config)?.typed::<VaeTraining>(request.sets)?
     } else {
         continued(request)?
     };
@@ -98,7 +97,7 @@ pub fn train_vae(request: &VaeRequest<'_>, stop: &Stop) -> Result<VaeEnded> {
 }
 
 /// The config of the training that is there.
-fn continued(request: &VaeRequest<'_>) -> Result<VaeConfig> {
+fn continued(request: &VaeRequest<'_>) -> Result<VaeTraining> {
     let path = request.out.join("config.toml");
     ensure!(
         request.start == Start::Resume,
@@ -115,7 +114,7 @@ fn continued(request: &VaeRequest<'_>) -> Result<VaeConfig> {
 }
 
 /// Whether the network can halve every picture as often as it must.
-fn check_sizes(config: &VaeConfig, dataset: &Dataset) -> Result<()> {
+fn check_sizes(config: &VaeTraining, dataset: &Dataset) -> Result<()> {
     let factor = config.network.autoencoder().factor() as u32;
     for size in dataset.order(config.train.seed, config.train.batch).sizes() {
         ensure!(
@@ -144,7 +143,7 @@ fn perceptual(loss: &LossConfig, request: &VaeRequest<'_>) -> Result<Option<Effi
 /// A training with everything loaded.
 struct Session<'a> {
     request: &'a VaeRequest<'a>,
-    config: VaeConfig,
+    config: VaeTraining,
     perceptual: Option<EfficientNetLite0>,
     loader: Loader,
     grid: Grid,
@@ -156,7 +155,7 @@ struct Session<'a> {
 impl<'a> Session<'a> {
     fn prepare(
         request: &'a VaeRequest<'a>,
-        config: VaeConfig,
+        config: VaeTraining,
         dataset: Dataset,
         perceptual: Option<EfficientNetLite0>,
     ) -> Result<Self> {

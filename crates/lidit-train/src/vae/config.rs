@@ -10,7 +10,7 @@ const FORMAT_VERSION: u32 = 1;
 /// What to train on what.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct VaeConfig {
+pub struct VaeTraining {
     /// 1.
     pub format_version: u32,
     /// The network.
@@ -119,7 +119,7 @@ impl NetworkConfig {
     }
 }
 
-impl VaeConfig {
+impl VaeTraining {
     /// Refuses values that can't be meant, naming the key.
     pub fn validate(&self) -> Result<()> {
         let version = self.format_version;

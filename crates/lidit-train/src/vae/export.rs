@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use lidit_data::Dataset;
 use lidit_encoders::vae::{Autoencoder, WEIGHTS_FILE, split_moments};
 
-use super::config::VaeConfig;
+use super::config::VaeTraining;
 use super::grid::pixels;
 use crate::atomic::write_atomically;
 
@@ -17,7 +17,13 @@ const CHUNK: usize = 64;
 
 /// Writes `config.json` and the weights. The latents of `train.scale_pictures` training pictures, spread evenly, get
 /// mean 0 and standard deviation 1 by `shift_factor` and `scaling_factor`.
-pub fn write(out: &Path, config: &VaeConfig, network: &Autoencoder, dataset: &Dataset, device: &Device) -> Result<()> {
+pub fn write(
+    out: &Path,
+    config: &VaeTraining,
+    network: &Autoencoder,
+    dataset: &Dataset,
+    device: &Device,
+) -> Result<()> {
     let network = network.valid();
     let (mean, deviation) = statistics(&network, dataset, config.train.scale_pictures, device)?;
     ensure!(

@@ -8,7 +8,7 @@ use lidit_data::{MicroBatch, SampleRng, Stream};
 use lidit_encoders::EfficientNetLite0;
 use lidit_encoders::vae::{Autoencoder, split_moments};
 
-use super::config::{LossConfig, Reconstruction, VaeConfig};
+use super::config::{LossConfig, Reconstruction, VaeTraining};
 
 /// Sums over the usable samples of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -39,7 +39,7 @@ impl AddAssign for Terms {
 }
 
 /// Standard normal numbers for the batch's latents, `[B, C, H / f, W / f]`: each sample's own in each epoch.
-pub fn noise(batch: &MicroBatch, config: &VaeConfig, device: &Device) -> Tensor<4> {
+pub fn noise(batch: &MicroBatch, config: &VaeTraining, device: &Device) -> Tensor<4> {
     let network = config.network.autoencoder();
     let (width, height) = (batch.size.width as usize, batch.size.height as usize);
     let shape = [
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
     use crate::vae::state::VaeState;
 
-    fn config() -> VaeConfig {
+    fn config() -> VaeTraining {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/vae/debug.toml");
         crate::config_file::ConfigFile::read(path.as_ref())
             .unwrap()
@@ -154,7 +154,7 @@ mod tests {
         }
     }
 
-    fn terms_of(ids: &[u64], weights: &[f32], config: &VaeConfig) -> Terms {
+    fn terms_of(ids: &[u64], weights: &[f32], config: &VaeTraining) -> Terms {
         let device = Device::flex().autodiff();
         let folder = tempfile::tempdir().unwrap();
         let state = VaeState::open(folder.path(), config, "", &device).unwrap();

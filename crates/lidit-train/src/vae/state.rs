@@ -14,7 +14,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::config::VaeConfig;
+use super::config::VaeTraining;
 use crate::atomic::write_atomically;
 use crate::config::Precision;
 use crate::digest::hex;
@@ -54,7 +54,7 @@ struct Position {
 
 impl VaeState {
     /// The state that `out` holds, or a new one.
-    pub fn open(out: &Path, config: &VaeConfig, dataset: &str, device: &Device) -> Result<Self> {
+    pub fn open(out: &Path, config: &VaeTraining, dataset: &str, device: &Device) -> Result<Self> {
         let network = Autoencoder::zeros(&config.network.autoencoder(), device);
         let layout = FlatLayout::of(&network);
         let train = &config.train;
