@@ -58,6 +58,7 @@ mod stop;
 mod stream_log;
 mod tensorboard;
 mod train;
+mod vae;
 mod weights;
 
 pub use carry_over::{Carried, CarryOver};
@@ -92,4 +93,5 @@ pub use state::{Identity, load_for_drawing};
 pub use stop::Stop;
 pub use tensorboard::Ending;
 pub use train::{Ended, RunRequest};
+pub use vae::{VaeEnded, VaeRecord, VaeRequest, train_vae};
 pub use weights::Weights;
