@@ -210,3 +210,137 @@ fn wrong_input_is_one_clear_error() {
     refused(decode(&path("absent.safetensors")), &["absent.safetensors"]);
     refused(decode(small), &["24x16-a.png"]);
 }
+
+/// Trains the debug autoencoder into `out`; it must exit with `code`.
+fn train(out: &Path, more: &[&str], code: i32) -> serde_json::Value {
+    let config = root().join("configs/vae/debug.toml");
+    let fixed = ["vae", "train", config.to_str().unwrap(), "--out", out.to_str().unwrap()];
+    json(&[&fixed[..], more].concat(), code)
+}
+
+#[test]
+fn a_trained_autoencoder_is_a_folder_that_encode_and_decode_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    let answer = train(&model, &[], 0);
+    assert_eq!(answer["step"], 6);
+    let lines = fs::read_to_string(model.join("metrics.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 6);
+    for key in ["loss", "reconstruction", "kl", "perceptual", "psnr", "lr"] {
+        assert!(lines.iter().all(|line| line[key].is_number()), "{key}");
+    }
+    let loss = |line: &serde_json::Value| line["loss"].as_f64().unwrap();
+    assert!(loss(&lines[5]) < loss(&lines[0]), "{lines:?}");
+    for step in [3, 6] {
+        assert!(image::open(model.join(format!("samples/step-{step}.png"))).is_ok());
+    }
+
+    let config: serde_json::Value = serde_json::from_slice(&fs::read(model.join("config.json")).unwrap()).unwrap();
+    let (scale, shift) = (&config["scaling_factor"], &config["shift_factor"]);
+    assert!(scale.as_f64().unwrap() > 0.0 && shift.is_number());
+    let [png, ..] = pictures(dir.path(), 24, 16);
+    let (model, out) = (model.to_str().unwrap(), dir.path().join("l.safetensors"));
+    let (image, out) = (png.to_str().unwrap(), out.to_str().unwrap());
+    let answer = json(&["vae", "encode", "--model", model, "--images", image, "--out", out], 0);
+    assert_eq!(answer["latents"], serde_json::json!([1, 4, 8, 12]));
+    let folder = dir.path().join("pngs");
+    json(
+        &[
+            "vae",
+            "decode",
+            "--model",
+            model,
+            "--latents",
+            out,
+            "--out",
+            folder.to_str().unwrap(),
+        ],
+        0,
+    );
+}
+
+#[test]
+fn a_resumed_training_ends_with_the_same_bits() {
+    let dir = tempfile::tempdir().unwrap();
+    let [whole, parts] = ["whole", "parts"].map(|name| dir.path().join(name));
+    train(&whole, &[], 0);
+    train(&parts, &["--steps", "4"], 0);
+    train(&parts, &["--resume", "--steps", "6"], 0);
+    for file in ["diffusion_pytorch_model.safetensors", "config.json"] {
+        assert!(
+            fs::read(whole.join(file)).unwrap() == fs::read(parts.join(file)).unwrap(),
+            "{file}"
+        );
+    }
+    let steps = |folder: &Path| {
+        fs::read_to_string(folder.join("metrics.jsonl"))
+            .unwrap()
+            .lines()
+            .count()
+    };
+    assert_eq!((steps(&whole), steps(&parts)), (6, 6));
+}
+
+#[test]
+fn a_training_that_is_told_to_stop_saves_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("model");
+    let config = root().join("configs/vae/debug.toml");
+    let fixed = ["vae", "train", config.to_str().unwrap(), "--out", out.to_str().unwrap()];
+    let mut child = crate::lidit::spawn(&[&fixed[..], &["--steps", "1000000"]].concat());
+    while !out.join("training.safetensors").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before its first save");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let id = child.id().to_string();
+    assert!(
+        std::process::Command::new("kill")
+            .args(["-TERM", &id])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert_eq!(child.wait().unwrap().code(), Some(75));
+    let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let last: serde_json::Value = serde_json::from_str(metrics.lines().last().unwrap()).unwrap();
+    let next = (last["step"].as_u64().unwrap() + 1).to_string();
+    let answer = train(&out, &["--resume", "--steps", &next], 0);
+    assert_eq!(answer["step"].to_string(), next);
+}
+
+#[test]
+fn wrong_trainings_are_refused_before_the_first_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("model");
+    let config = root().join("configs/vae/debug.toml");
+    let refused = |more: &[&str], part: &str| {
+        let fixed = ["vae", "train", config.to_str().unwrap(), "--out", out.to_str().unwrap()];
+        let message = error(&[&fixed[..], more].concat());
+        assert!(message.contains(part), "no `{part}` in: {message}");
+    };
+    for (set, part) in [
+        ("network.norm_num_groups=3", "network.norm_num_groups"),
+        ("network.blocks=3", "blocks"),
+        ("loss.reconstruction=\"l3\"", "loss.reconstruction"),
+        ("loss.perceptual=-1.0", "loss.perceptual"),
+        ("train.batch=0", "train.batch"),
+        ("train.lr=0.0", "train.lr"),
+        ("network.block_out_channels=[4,4,4,4,4,4]", "data.image_size"),
+        ("data.path=\"/nowhere/at/all\"", "/nowhere/at/all"),
+    ] {
+        refused(&["--set", set], part);
+    }
+    refused(
+        &[
+            "--set",
+            "loss.perceptual=1.0",
+            "--set",
+            "loss.features=\"./absent.pth\"",
+        ],
+        "loss.features",
+    );
+    train(&out, &["--steps", "1"], 0);
+    refused(&[], "--resume");
+    refused(&["--resume", "--set", "train.lr=1.0"], "--steps");
+}

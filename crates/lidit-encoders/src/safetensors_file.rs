@@ -15,17 +15,25 @@ use crate::stored::Stored;
 /// The longest header that is read, as in the format's own library.
 const MAX_HEADER: u64 = 100_000_000;
 
-/// The shape and the values, widened to f32, of one tensor of a file; `None` if the file has no such tensor.
+/// A tensor on the host.
+pub struct HostTensor {
+    /// Outermost dimension first.
+    pub shape: Vec<usize>,
+    /// Row-major, widened to f32.
+    pub values: Vec<f32>,
+}
+
+/// One tensor of a file; `None` if the file has no such tensor.
 ///
 /// # Errors
 /// When the file is unreadable, or the tensor is not of floats.
-pub fn read_tensor(path: &Path, name: &str) -> Result<Option<(Vec<usize>, Vec<f32>)>, EncoderError> {
+pub fn read_tensor(path: &Path, name: &str) -> Result<Option<HostTensor>, EncoderError> {
     let file = SafetensorsFile::open(path)?;
     let Some(shape) = file.shape(name).map(<[usize]>::to_vec) else {
         return Ok(None);
     };
     let values = file.tensor(name)?.into_f32();
-    Ok(Some((shape, values)))
+    Ok(Some(HostTensor { shape, values }))
 }
 
 /// An open file. Its header is checked: every tensor lies inside the file, and none overlaps another.

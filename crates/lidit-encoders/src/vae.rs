@@ -13,6 +13,7 @@ mod group_norm;
 mod mid_block;
 mod network;
 mod res_block;
+mod save;
 mod tiling;
 mod weights;
 
@@ -22,7 +23,8 @@ use burn::tensor::{Device, Tensor};
 use sha2::{Digest, Sha256};
 
 pub use config::AutoencoderConfig;
-pub use network::Autoencoder;
+pub use network::{Autoencoder, split_moments};
+pub use save::WEIGHTS_FILE;
 pub use tiling::Tiling;
 
 use crate::config_json::ConfigJson;
@@ -85,7 +87,7 @@ impl AutoencoderKl {
 
     /// The posterior's mean and log-variance, both `[B, C, H / f, W / f]`, neither shifted nor scaled.
     pub fn moments(&self, images: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
-        network::split_moments(self.network.moments(images))
+        split_moments(self.network.moments(images))
     }
 
     /// Latents as [`encode`](Self::encode) gives them, `[B, C, h, w]`, to `[B, 3, h * f, w * f]`, not clamped.
@@ -104,7 +106,7 @@ impl AutoencoderKl {
     /// [`encode`](Self::encode), a tile at a time; the same bits where the picture fits into one tile.
     pub fn encode_tiled(&self, images: Tensor<4>, tiling: Tiling) -> Tensor<4> {
         let moments = tiling.encode(images, |tile| self.network.moments(tile));
-        self.scaled(network::split_moments(moments).0)
+        self.scaled(split_moments(moments).0)
     }
 
     /// [`decode`](Self::decode), a tile at a time; the same bits where the picture fits into one tile.

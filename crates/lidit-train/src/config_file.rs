@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
+use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
 use crate::cache;
@@ -59,6 +60,22 @@ impl ConfigFile {
     /// Names the file and the key: unknown or missing keys, wrong types, impossible combinations.
     pub fn run(&self, sets: &[String]) -> Result<RunConfig> {
         RunConfig::from_table(self.table.clone(), sets).with_context(|| format!("in config {}", self.path.display()))
+    }
+
+    /// The file as another config than a run's, with `sets` applied.
+    ///
+    /// # Errors
+    /// Names the file and the key.
+    pub(crate) fn typed<T: DeserializeOwned>(&self, sets: &[String]) -> Result<T> {
+        let mut table = self.table.clone();
+        let read = || {
+            for set in sets {
+                apply_set(&mut table, set)?;
+            }
+            serde_path_to_error::deserialize(Value::Table(table))
+                .map_err(|error| anyhow!("key `{}`: {}", error.path(), error.inner().message()))
+        };
+        read().with_context(|| format!("in config {}", self.path.display()))
     }
 
     /// The names of its stages, in order; none in a file that is one run.
@@ -158,6 +175,12 @@ fn resolve_paths(table: &mut Table, folder: &Path) -> Result<()> {
                 *text = resolve(text, folder)?;
             }
         }
+    }
+    // A bare word is a fetched name, anything with a slash is a path.
+    if let Some(Value::String(text)) = find(table, "loss.features")
+        && text.contains('/')
+    {
+        *text = resolve(text, folder)?;
     }
     let Some(Value::Array(llms)) = find(table, "encoders.llm") else {
         return Ok(());

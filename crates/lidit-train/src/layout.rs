@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, FloatDType, Gradients, Tensor};
-use lidit_model::{LiDit, Role, is_f32_parameter};
+use lidit_model::{Role, is_f32_parameter};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Precision;
@@ -52,7 +52,7 @@ pub struct FlatLayout {
 
 impl FlatLayout {
     /// The layout of `model`'s parameters.
-    pub fn of(model: &LiDit) -> Self {
+    pub fn of(model: &impl Module) -> Self {
         let mut lister = Lister::default();
         model.visit(&mut lister);
         Self::from_entries(lister.entries)
@@ -102,7 +102,7 @@ impl FlatLayout {
     }
 
     /// `model`'s weights as one f32 vector, `[len]`.
-    pub fn values(&self, model: &LiDit) -> Tensor<1> {
+    pub fn values(&self, model: &impl Module) -> Tensor<1> {
         let mut parts = vec![None; self.entries.len()];
         self.collect(model, Source::Values, &mut parts);
         Tensor::cat(parts.into_iter().flatten().collect(), 0)
@@ -110,7 +110,7 @@ impl FlatLayout {
 
     /// `model` with its weights replaced by the flat vector `masters`, `[len]`, in the compute type of `precision`:
     /// fresh leaves that require gradients where `model`'s did.
-    pub fn load(&self, masters: &Tensor<1>, precision: Precision, model: LiDit) -> LiDit {
+    pub fn load<M: Module>(&self, masters: &Tensor<1>, precision: Precision, model: M) -> M {
         let rounded = match precision {
             Precision::F32 => masters.clone(),
             Precision::Bf16 => masters.clone().cast(FloatDType::BF16),
@@ -123,7 +123,7 @@ impl FlatLayout {
         })
     }
 
-    fn collect(&self, model: &LiDit, source: Source<'_>, parts: &mut [Option<Tensor<1>>]) {
+    fn collect(&self, model: &impl Module, source: Source<'_>, parts: &mut [Option<Tensor<1>>]) {
         model.visit(&mut Collector {
             layout: self,
             source,
@@ -139,15 +139,15 @@ impl FlatLayout {
 }
 
 /// A model's gradients on their way into flat space, as the parts of a backward pass hand them over.
-pub struct FlatGradients<'a> {
+pub struct FlatGradients<'a, M> {
     layout: &'a FlatLayout,
-    model: &'a LiDit,
+    model: &'a M,
     parts: Vec<Option<Tensor<1>>>,
 }
 
-impl<'a> FlatGradients<'a> {
+impl<'a, M: Module> FlatGradients<'a, M> {
     /// Nothing yet of `model`'s gradients.
-    pub fn new(layout: &'a FlatLayout, model: &'a LiDit) -> Self {
+    pub fn new(layout: &'a FlatLayout, model: &'a M) -> Self {
         Self {
             layout,
             model,

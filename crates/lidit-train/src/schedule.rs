@@ -22,6 +22,16 @@ impl LrSchedule {
         }
     }
 
+    /// The schedule that ends at `steps`.
+    pub(crate) fn of(peak: f64, min_ratio: f64, warmup_steps: u64, steps: u64) -> Self {
+        Self {
+            peak,
+            min_ratio,
+            warmup_steps,
+            steps,
+        }
+    }
+
     /// The rate of the update that leads from `step` to `step + 1`.
     pub fn lr(&self, step: u64) -> f64 {
         if step < self.warmup_steps {

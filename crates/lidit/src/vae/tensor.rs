@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use lidit_encoders::read_tensor;
+use lidit_encoders::{HostTensor, read_tensor};
 use safetensors::tensor::{Dtype, TensorView};
 
 /// `[count, channels, height, width]`, row by row.
@@ -17,7 +17,7 @@ pub struct Stack {
 impl Stack {
     /// The tensor `name` of a safetensors file, which must have four dimensions and only finite numbers.
     pub fn read(path: &Path, name: &str) -> Result<Self> {
-        let Some((shape, values)) = read_tensor(path, name)? else {
+        let Some(HostTensor { shape, values }) = read_tensor(path, name)? else {
             bail!("{}: no tensor `{name}`", path.display());
         };
         let Ok(shape) = <[usize; 4]>::try_from(shape.as_slice()) else {
