@@ -1,12 +1,13 @@
-"""Reference values for `lidit-model`, from an independent PyTorch implementation of docs' LI-DiT.
+"""Reference values for `lidit-model` and `lidit-train`, from the PyTorch LI-DiT of `tests/reference/lidit_torch.py`.
 
     pip install torch numpy safetensors
-    python tests/golden/generate.py            # all of tests/golden/model/*.safetensors
-    python tests/golden/generate.py lidit      # one of them
+    python tests/golden/generate.py            # all of tests/golden/model/*.safetensors and tests/golden/reference
+    python tests/golden/generate.py lidit      # some of them
 
-Each file holds `in.*`, `weight.*` (named by the parameters' paths in Rust, matrices as [in, out]), `out.*` and
-`grad.*` (of the weights). Everything is computed in f64 from f32 weights and inputs and stored as f32, except AdamW,
-which is torch's own in f32. Seeds are fixed: a second run writes the same numbers.
+Each file of `model` holds `in.*`, `weight.*` (named by the parameters' paths in Rust, matrices as [in, out]), `out.*`
+and `grad.*` (of the weights). Each folder of `reference` is an export with an example, as `lidit checkpoint export`
+writes them. Everything is computed in f64 from f32 weights and inputs and stored as f32, except AdamW, which is torch's
+own in f32. Seeds are fixed: a second run writes the same numbers.
 """
 
 import math
@@ -14,178 +15,37 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 
-OUT = Path(__file__).parent / "model"
-D, HEADS, RATIO, EPS = 8, 2, 4, 1e-6
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "reference"))
+import lidit_torch as lt  # noqa: E402
+
+OUT = HERE / "model"
+D, HEADS, RATIO = 8, 2, 4
 
 
-class Weights(dict):
-    """Random weights, made when a forward pass first asks for them."""
-
-    def __init__(self, seed):
-        super().__init__()
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def get(self, path, *shape):
-        if path not in self:
-            values = 0.3 * torch.randn(shape, generator=self.generator)
-            if path.endswith("gain"):
-                values += 1.0
-            self[path] = values.double().requires_grad_()
-        return self[path]
+def config(**changes):
+    """The smallest network with every part: `tiny` in Rust."""
+    paper = dict(
+        hidden_size=D, depth=2, num_heads=HEADS, mlp_ratio=RATIO, patch_size=2, in_channels=2,
+        parametrization="standard", fusion="collaborative", refiner=lt.Refiner(blocks=2, attention="full", gate="adaptive"),
+        context_dims=(5, 7), input_norm="rms", pooling="caption",
+    )  # fmt: skip
+    return lt.Config(**{**paper, **changes})
 
 
-class Scope:
-    """A view of the weights below one path."""
-
-    def __init__(self, weights, prefix=""):
-        self.weights, self.prefix = weights, prefix
-
-    def __getitem__(self, name):
-        return Scope(self.weights, f"{self.prefix}{name}.")
-
-    def get(self, name, *shape):
-        return self.weights.get(self.prefix + name, *shape)
-
-    def linear(self, name, x, out):
-        weight = self[name].get("weight", x.shape[-1], out)
-        return F.linear(x, weight.T, self[name].get("bias", out))
-
-
-# ---------------------------------------------------------------- the network
-
-
-def norm(x):
-    return F.layer_norm(x, x.shape[-1:], eps=EPS)
-
-
-def attend(q, k, v, visible=None):
-    """q, k, v [B, H, N or T, d]; visible [B, 1 or N, T] or None. A query without keys gets zero."""
-    if visible is None:
-        return F.scaled_dot_product_attention(q, k, v)
-    visible = visible.expand(-1, q.shape[2], -1)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=visible[:, None] | ~visible.any(-1)[:, None, :, None])
-    return out * visible.any(-1)[:, None, :, None]
-
-
-def attention_layer(w, x, context, visible=None):
-    def heads(y):
-        return y.reshape(*y.shape[:2], HEADS, -1).transpose(1, 2)
-
-    q, k, v = (heads(w.linear(name, y, D)) for name, y in [("query", x), ("key", context), ("value", context)])
-    q = F.rms_norm(q, q.shape[-1:], w["norm"]["query"].get("gain", D // HEADS), EPS)
-    k = F.rms_norm(k, k.shape[-1:], w["norm"]["key"].get("gain", D // HEADS), EPS)
-    y = attend(q, k, v, visible)
-    return w.linear("output", y.transpose(1, 2).flatten(2), D)
-
-
-def mlp(w, x):
-    return w.linear("linear_out", F.gelu(w.linear("linear_in", x, RATIO * D), approximate="tanh"), D)
-
-
-def modulation(w, c):
-    return w.linear("linear", F.silu(c), 3 * D)[:, None].chunk(3, dim=-1)
-
-
-def modulated(w, name, x, c, sublayer):
-    shift, scale, gate = modulation(w[f"{name}_modulation"], c)
-    return x + gate * sublayer(norm(x) * (1 + scale) + shift)
-
-
-def block(w, x, c, text, text_visible):
-    x = modulated(w, "self_attention", x, c, lambda y: attention_layer(w["self_attention"], y, y))
-    x = modulated(
-        w, "cross_attention", x, c, lambda y: attention_layer(w["cross_attention"], y, text, text_visible[:, None])
-    )
-    return modulated(w, "mlp", x, c, lambda y: mlp(w["mlp"], y))
-
-
-def refiner(w, x, c, valid, blocks, causal, gated):
-    visible = valid[:, None, :]
-    if causal:
-        visible = visible & torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).tril()
-    for i in range(blocks):
-        b = w[f"blocks.{i}"]
-
-        def gate(name):
-            return b[name].linear("linear", F.silu(c), D)[:, None] if gated else 1.0
-
-        y = norm(x)
-        x = x + gate("attention_gate") * attention_layer(b["attention"], y, y, visible)
-        x = x + gate("mlp_gate") * mlp(b["mlp"], norm(x))
-    return x
-
-
-def collaborative(w, states, valid, cs):
-    out = []
-    for i, (x, c) in enumerate(zip(states, cs)):
-        b = w[f"branches.{i}"]
-        others = torch.cat([norm(s) for j, s in enumerate(states) if j != i], 1)
-        visible = torch.cat([v for j, v in enumerate(valid) if j != i], 1)[:, None]
-        x = modulated(b, "cross_attention", x, c, lambda y: attention_layer(b["cross_attention"], y, others, visible))
-        out.append(modulated(b, "mlp", x, c, lambda y: mlp(b["mlp"], y)))
-    return out
-
-
-def sinusoids(t, dim):
-    frequencies = 10000.0 ** (-torch.arange(dim // 2, dtype=torch.float64) / (dim // 2))
-    angles = t[:, None] * frequencies
-    return torch.cat([angles.cos(), angles.sin()], -1)
-
-
-def two_layers(w, x):
-    return w.linear("linear_out", F.silu(w.linear("linear_in", x, D)), D)
-
-
-def patchify(w, x, p):
-    weight = w["linear"].get("weight", x.shape[1] * p * p, D).T.reshape(D, x.shape[1], p, p)
-    return F.conv2d(x, weight, w["linear"].get("bias", D), stride=p).flatten(2).transpose(1, 2)
-
-
-def res_block(w, x, h, grid_w):
-    def conv(name, y):
-        return F.conv2d(y, w[name].get("weight", D, D, 3, 3), w[name].get("bias", D), padding=1)
-
-    grid = norm(x).transpose(1, 2).unflatten(2, (h, grid_w))
-    return x + conv("conv_out", F.silu(conv("conv_in", grid))).flatten(2).transpose(1, 2)
-
-
-def final_layer(w, x, c, outputs):
-    shift, scale = w.linear("modulation", F.silu(c), 2 * D)[:, None].chunk(2, dim=-1)
-    return w.linear("linear", norm(x) * (1 + scale) + shift, outputs)
-
-
-def unpatchify(tokens, h, grid_w, p):
-    return F.fold(tokens.transpose(1, 2), (h * p, grid_w * p), p, stride=p)
-
-
-def lidit(w, x, t, prompts, *, depth, blocks, causal, gated, joined, rms, pool_caption, p):
-    """prompts: one (states, valid, caption) per LLM."""
-    time = two_layers(w["timestep"], sinusoids(t, 256))
-    c, refined, steering = time, [], []
-    for i, (states, valid, caption) in enumerate(prompts):
-        e = w[f"encoders.{i}"]
-        if rms:
-            states = F.rms_norm(states, states.shape[-1:], eps=EPS)
-        mask = (caption if pool_caption else valid).double()
-        pooled = two_layers(e["pooled"], (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1))
-        c = c + pooled
-        steering.append(time + pooled)
-        refined.append(
-            refiner(e["refiner"], e.linear("projection", states, D), time + pooled, valid, blocks, causal, gated)
-        )
-    if joined:
-        refined = collaborative(w["collaborative"], refined, [valid for _, valid, _ in prompts], steering)
-    # Cutting the instruction by the mask alone: the columns that Rust drops are columns nobody may look at.
-    text = norm(torch.cat(refined, 1))
-    visible = torch.cat([caption for _, _, caption in prompts], 1)
-    h, grid_w = x.shape[2] // p, x.shape[3] // p
-    tokens = res_block(w["res_block"], patchify(w["patchify"], x, p), h, grid_w)
-    for i in range(depth):
-        tokens = block(w[f"blocks.{i}"], tokens, c, text, visible)
-    return unpatchify(final_layer(w["final_layer"], tokens, c, x.shape[1] * p * p), h, grid_w, p)
+def opened(module, seed):
+    """`module` in f64 with every gate open: matrices of unit gain, so that f32 keeps gradients to 1e-4, small biases."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in module.named_parameters():
+        values = torch.randn(parameter.shape, generator=generator)
+        if parameter.dim() > 1:
+            values /= math.sqrt(parameter[0].numel())
+        else:
+            values = 0.1 * values + (1 if name.endswith("gain") else 0)
+        parameter.data = values.double()
+    return module
 
 
 # ---------------------------------------------------------------- the files
@@ -195,10 +55,12 @@ class File:
     """Collects one golden file."""
 
     def __init__(self, name, seed):
-        self.name, self.tensors = name, {}
+        self.name, self.seed, self.tensors = name, seed, {}
         self.generator = torch.Generator().manual_seed(seed)
-        self.weights = Weights(seed + 1000)
-        self.w = Scope(self.weights)
+
+    def module(self, module):
+        self.weights = dict(opened(module, self.seed + 1000).named_parameters())
+        return module
 
     def input(self, name, *shape):
         values = torch.randn(shape, generator=self.generator)
@@ -212,13 +74,21 @@ class File:
     def output(self, name, values):
         self.tensors[f"out.{name}"] = values.detach()
 
-    def save(self, grads=()):
-        for path, value in self.weights.items():
-            self.tensors[f"weight.{path}"] = value.detach()
-        for path in grads:
-            self.tensors[f"grad.{path}"] = self.weights[path].grad
-        as_stored = {k: (v.to(torch.uint8) if v.dtype == torch.bool else v.float()) for k, v in self.tensors.items()}
-        save_file({k: v.contiguous() for k, v in as_stored.items()}, OUT / f"{self.name}.safetensors")
+    def weights_and_gradients(self, as_stored):
+        for path, weight in self.weights.items():
+            self.tensors[f"weight.{path}"] = as_stored(weight.detach())
+            if weight.grad is not None:
+                self.tensors[f"grad.{path}"] = as_stored(weight.grad)
+
+    def save(self):
+        if hasattr(self, "weights"):
+            self.weights_and_gradients(lambda x: x.T if x.dim() == 2 else x)  # Rust's matrices are [in, out]
+        save(self.tensors, OUT / f"{self.name}.safetensors")
+
+
+def save(tensors, path):
+    as_stored = {k: (v.to(torch.uint8) if v.dtype == torch.bool else v.float()) for k, v in tensors.items()}
+    save_file({k: v.contiguous() for k, v in as_stored.items()}, path)
 
 
 def lengths(*rows, total):
@@ -231,102 +101,202 @@ def make_attention():
     q, k, v = f.input("q", 3, 2, 5, 4), f.input("k", 3, 2, 5, 4), f.input("v", 3, 2, 5, 4)
     valid = f.given("valid", lengths((0, 5), (1, 3), (0, 0), total=5))
     causal = valid[:, None] & torch.ones(5, 5, dtype=torch.bool).tril()
-    f.output("open", attend(q, k, v))
-    f.output("keys", attend(q, k, v, valid[:, None]))
-    f.output("causal", attend(q, k, v, causal))
+    f.output("open", lt.attend(q, k, v))
+    f.output("keys", lt.attend(q, k, v, valid[:, None]))
+    f.output("causal", lt.attend(q, k, v, causal))
     f.save()
     f = File("self_attention", 2)
     x, valid = f.input("x", 2, 5, D), f.given("valid", lengths((0, 5), (0, 3), total=5))
-    f.output("y", attention_layer(f.w, x, x, valid[:, None]))
+    f.output("y", f.module(lt.Attention(D, HEADS))(x, x, valid[:, None]))
     f.save()
     f = File("cross_attention", 3)
     x, context = f.input("x", 2, 4, D), f.input("context", 2, 3, D)
     valid = f.given("valid", lengths((0, 2), (0, 0), total=3))
-    f.output("y", attention_layer(f.w, x, context, valid[:, None]))
+    f.output("y", f.module(lt.Attention(D, HEADS))(x, context, valid[:, None]))
     f.save()
 
 
 def make_layers():
     f = File("modulation", 10)
     c, x, y = f.input("c", 2, D), f.input("x", 2, 3, D), f.input("y", 2, 3, D)
-    shift, scale, gate = modulation(f.w, c)
+    shift, scale, gate = f.module(lt.Modulation(D))(c)
     f.output("before", x * (1 + scale) + shift)
     f.output("after", x + gate * y)
     f.save()
     f = File("timestep", 11)
     t = f.given("t", torch.tensor([0.0, 1.0, 37.5, 999.0]))
-    f.output("sinusoids", sinusoids(t, 16))
-    f.output("embedding", two_layers(f.w, sinusoids(t, 256)))
+    f.output("sinusoids", lt.sinusoids(t, 16))
+    f.output("embedding", f.module(lt.Embedder(lt.FREQUENCIES, D))(lt.sinusoids(t, lt.FREQUENCIES)))
     f.save()
     f = File("patchify", 12)
-    f.output("tokens", patchify(f.w, f.input("x", 2, 3, 4, 6), 2))
+    f.output("tokens", f.module(lt.Patchify(3, 2, D))(f.input("x", 2, 3, 4, 6)))
     f.save()
     f = File("res_block", 13)
-    f.output("y", res_block(f.w, f.input("x", 2, 12, D), 3, 4))
+    f.output("y", f.module(lt.ResBlock(D))(f.input("x", 2, 12, D), (3, 4)))
     f.save()
     f = File("final_layer", 14)
-    tokens = final_layer(f.w, f.input("x", 2, 6, D), f.input("c", 2, D), 12)
+    tokens = f.module(lt.FinalLayer(D, 12))(f.input("x", 2, 6, D), f.input("c", 2, D))
     f.output("tokens", tokens)
-    f.output("image", unpatchify(tokens, 2, 3, 2))
+    f.output("image", lt.unpatchify(tokens, (2, 3), 2))
     f.save()
     f = File("block", 15)
     x, c, text = f.input("x", 2, 4, D), f.input("c", 2, D), f.input("text", 2, 3, D)
-    f.output("y", block(f.w, x, c, text, f.given("valid", lengths((0, 3), (1, 2), total=3))))
+    valid = f.given("valid", lengths((0, 3), (1, 2), total=3))
+    f.output("y", f.module(lt.LiDitBlock(config()))(x, c, text, valid[:, None]))
     f.save()
 
 
 def make_refiners():
-    for seed, (name, blocks, causal, gated) in enumerate(
-        [("refiner_full", 2, False, True), ("refiner_causal", 2, True, True), ("refiner_plain", 1, False, False)], 20
+    for seed, (name, blocks, attention, gate) in enumerate(
+        [
+            ("refiner_full", 2, "full", "adaptive"),
+            ("refiner_causal", 2, "causal", "adaptive"),
+            ("refiner_plain", 1, "full", "none"),
+        ],
+        20,
     ):
         f = File(name, seed)
         x, c = f.input("x", 2, 5, D), f.input("c", 2, D)
-        f.output("y", refiner(f.w, x, c, f.given("valid", lengths((0, 5), (0, 3), total=5)), blocks, causal, gated))
+        refiner = f.module(lt.TokenRefiner(config(refiner=lt.Refiner(blocks, attention, gate))))
+        f.output("y", refiner(x, c, f.given("valid", lengths((0, 5), (0, 3), total=5))))
         f.save()
     for seed, branches in [(30, 2), (31, 3)]:
         f = File(f"collaborative_{branches}", seed)
         states = [f.input(f"x.{i}", 2, 3 + i, D) for i in range(branches)]
         cs = [f.input(f"c.{i}", 2, D) for i in range(branches)]
         valid = [f.given(f"valid.{i}", lengths((0, 3 + i), (0, 2), total=3 + i)) for i in range(branches)]
-        for i, y in enumerate(collaborative(f.w, states, valid, cs)):
+        refiner = f.module(lt.CollaborativeRefiner(config(context_dims=(1,) * branches)))
+        for i, y in enumerate(refiner(states, valid, cs)):
             f.output(f"y.{i}", y)
         f.save()
 
 
+def prompt(f, name, dim, valid, caption):
+    """One language model's states of prompts; `valid` and `caption` are (start, end) a row."""
+    total = max(end for _, end in valid)
+    states = f.input(f"states.{name}", len(valid), total, dim)
+    valid = f.given(f"valid.{name}", lengths(*valid, total=total))
+    caption = f.given(f"caption.{name}", lengths(*caption, total=total))
+    # Without a cut: the columns that Rust drops are columns that nobody may look at.
+    return lt.Prompt(states, valid, caption)
+
+
+def training_step(f, model, objective, prompts, shape):
+    """Loss and gradients of images of which one does not count."""
+    images, noise = f.input("images", *shape), f.input("noise", *shape)
+    draws = f.given("draws", torch.rand(shape[0], 2, generator=f.generator))
+    weights = f.given("weights", torch.tensor([1.0, 0.0, 1.0])[: shape[0]])
+    x, timesteps, *_ = lt.noised(objective, images, noise, draws, lt.image_tokens(model, images))
+    f.output("x", x)
+    f.output("timesteps", timesteps)
+    f.output("prediction", model(x, timesteps, prompts))
+    loss = lt.loss(objective, model, images, noise, draws, weights, prompts)
+    loss.backward()
+    f.output("loss", loss[None])
+
+
 def make_lidit():
     f = File("lidit", 40)
-    images, noise = f.input("images", 3, 2, 4, 6), f.input("noise", 3, 2, 4, 6)
-    t = f.given("t", torch.tensor([0.125, 0.5, 0.875]))
     prompts = [
-        (f.input("states.0", 3, 6, 5), lengths((0, 6), (0, 4), (0, 2), total=6), lengths((2, 6), (3, 4), (0, 0), total=6)),
-        (f.input("states.1", 3, 4, 7), lengths((0, 3), (0, 4), (0, 1), total=4), lengths((1, 3), (1, 4), (0, 0), total=4)),
+        prompt(f, "0", 5, [(0, 6), (0, 4), (0, 2)], [(2, 6), (3, 4), (0, 0)]),
+        prompt(f, "1", 7, [(0, 3), (0, 4), (0, 1)], [(1, 3), (1, 4), (0, 0)]),
     ]
-    for i, (_, valid, caption) in enumerate(prompts):
-        f.given(f"valid.{i}", valid)
-        f.given(f"caption.{i}", caption)
-    mix = t[:, None, None, None]
-    y = lidit(
-        f.w, (1 - mix) * images + mix * noise, 1000 * t, prompts,
-        depth=2, blocks=2, causal=False, gated=True, joined=True, rms=True, pool_caption=True, p=2,
-    )  # fmt: skip
-    weights = f.given("weights", torch.tensor([1.0, 0.0, 1.0]))
-    loss = (((y - (noise - images)) ** 2).mean((1, 2, 3)) * weights).sum()
-    loss.backward()
-    f.output("y", y)
-    f.output("loss", loss[None])
-    f.save(list(f.weights))
+    model = f.module(lt.LiDit(config()))
+    training_step(f, model, lt.RectifiedFlow("rectified_flow", "uniform", "none", "uniform"), prompts, (3, 2, 4, 6))
+    f.save()
 
     f = File("lidit_plain", 41)
     x, t = f.input("x", 2, 2, 4, 4), f.given("t", torch.tensor([10.0, 700.0]))
-    valid = f.given("valid", lengths((0, 5), (0, 3), total=5))
-    caption = f.given("caption", lengths((1, 5), (1, 3), total=5))
-    prompts = [(f.input("states", 2, 5, 6), valid, caption)]
-    y = lidit(
-        f.w, x, t, prompts,
-        depth=1, blocks=1, causal=True, gated=False, joined=False, rms=False, pool_caption=False, p=2,
-    )  # fmt: skip
-    f.output("y", y)
+    prompts = [prompt(f, "0", 6, [(0, 5), (0, 3)], [(1, 5), (1, 3)])]
+    f.output("y", f.module(lt.LiDit(plain()))(x, t, prompts))
     f.save()
+
+
+def plain():
+    """Every switch other than the paper's, and one language model."""
+    refiner = lt.Refiner(blocks=1, attention="causal", gate="none")
+    return config(
+        depth=1, fusion="concatenate", refiner=refiner, context_dims=(6,), input_norm="none", pooling="all"
+    )  # fmt: skip
+
+
+def make_reference():
+    """Exports with examples: two language models that collaborate, of two objectives, and a plain one."""
+    for name, seed, network, settings in [
+        ("collaborative", 80, config(input_norm="rms_clipped"), {
+            "objective": {
+                "kind": "epsilon", "num_timesteps": 1000,
+                "schedule": {"kind": "linear", "beta_start": 1e-4, "beta_end": 0.02},
+                "zero_terminal_snr": False, "density": "uniform", "shift": "none", "weighting": "uniform",
+            },
+            "sampler": {
+                "kind": "ddim", "steps": 4, "guidance": 2.0, "guidance_interval": [0.0, 1.0], "guidance_rescale": 0.0,
+            },
+        }),
+        ("velocity", 82, config(input_norm="none", depth=1), {
+            "objective": {
+                "kind": "velocity", "num_timesteps": 1000,
+                "schedule": {"kind": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+                "zero_terminal_snr": True, "density": {"logit_normal": {"mean": 0.3, "std": 1.2}},
+                "shift": {"resolution": {"reference_tokens": 2}}, "weighting": "uniform",
+            },
+            "sampler": {
+                "kind": "ddim", "steps": 4, "guidance": 2.0, "guidance_interval": [0.2, 1.0], "guidance_rescale": 0.7,
+            },
+        }),
+        ("plain", 81, plain(), {
+            "objective": {
+                "kind": "rectified_flow", "density": {"logit_normal": {"mean": -0.2, "std": 1.5}},
+                "shift": {"constant": {"factor": 2.0}}, "weighting": "uniform",
+            },
+            "sampler": {
+                "kind": "euler", "steps": 4, "guidance": 1.0, "guidance_interval": [0.0, 1.0], "guidance_rescale": 0.0,
+            },
+        }),
+    ]:  # fmt: skip
+        f = File(name, seed)
+        rows = [(0, 6), (0, 4), (0, 2)], [(2, 6), (2, 4), (0, 0)]
+        prompts = [prompt(f, str(i), dim, *rows) for i, dim in enumerate(network.context_dims)]
+        empty = [(0, 2)] * 3, [(0, 0)] * 3
+        empty_prompts = [prompt(f, f"empty.{i}", dim, *empty) for i, dim in enumerate(network.context_dims)]
+        model, objective = f.module(lt.LiDit(network)), lt.objective_of(settings["objective"])
+        training_step(f, model, objective, prompts, (3, 2, 4, 6))
+        sampler = lt.Sampler(objective, **settings["sampler"])
+        f.output("sampled", sampler(model, f.tensors["in.noise"].double(), prompts, empty_prompts))
+        f.weights_and_gradients(lambda x: x)
+        folder = HERE / "reference" / name
+        model.save_export(folder, {**reference_settings(network), **settings})
+        save({k: v for k, v in f.tensors.items() if not k.startswith("weight.")}, folder / "example.safetensors")
+
+
+def reference_settings(network):
+    """What an export says beside its network, for one that no run made."""
+    return {
+        "format_version": lt.FORMAT_VERSION,
+        "lidit_version": "reference",
+        "layout": "pytorch",
+        "weights": "raw",
+        "step": 0,
+        "samples_seen": 0,
+        "vae": "identity",
+        "encoders": [
+            {
+                "llm": {"model": f"random-{i}", "layer": -3},
+                "precision": "f32",
+                "template": {
+                    "format": "plain",
+                    "prefix": "instruction",
+                    "system_prompt": "You describe images precisely.",
+                    "instruction": "Describe the image:",
+                    "max_caption_tokens": 128,
+                    "drop_first_token": False,
+                },
+                "dim": dim,
+                "fingerprint": f"{i}" * 64,
+            }
+            for i, dim in enumerate(network.context_dims)
+        ],
+    }
 
 
 def toy_network(x, t):
@@ -428,6 +398,7 @@ MAKERS = {
     "layers": make_layers,
     "refiners": make_refiners,
     "lidit": make_lidit,
+    "reference": make_reference,
     "objective": make_objective,
     "adamw": make_adamw,
     "adamw_groups": make_adamw_groups,

@@ -110,7 +110,8 @@ pub enum Pooling {
 }
 
 /// What the network must know of its encoders.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Conditioning {
     /// Width of each LLM's states, in the order of the prompts.
     pub context_dims: Vec<usize>,

@@ -4,15 +4,15 @@ use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use safetensors::SafeTensors;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::digest::{hash_file, hex};
 use crate::layout::Entry;
 use crate::manifest::{FORMAT_VERSION, MANIFEST, MODEL_FILE, Manifest, ema_file};
 use crate::optimizer::Moments;
+use crate::run_dir::RunDir;
 
 /// A complete checkpoint on disk.
 #[derive(Clone, Debug)]
@@ -71,6 +71,22 @@ impl Checkpoint {
             }
         }
         Ok(None)
+    }
+
+    /// The newest checkpoint of `run` whose files verify; says on stderr which newer ones do not.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn newest_of(run: &RunDir) -> Result<Self> {
+        let newest = Self::newest_verified(&run.checkpoints(), |step, error| {
+            eprintln!("warning: skipping the checkpoint of step {step}: {error:#}");
+        })?;
+        newest.with_context(|| {
+            format!(
+                "{} has no checkpoint that verifies: train it first",
+                run.root().display()
+            )
+        })
     }
 
     /// The folder.
@@ -261,68 +277,6 @@ impl OptimizerPart {
     }
 }
 
-/// Which of a checkpoint's weights to use, as `--weights` names them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum Weights {
-    /// The trained weights themselves.
-    Raw,
-    /// A moving average; the longest half-life if none is named.
-    Ema(Option<u64>),
-}
-
-impl std::str::FromStr for Weights {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text.split_once(':') {
-            None if text == "raw" => Ok(Self::Raw),
-            None if text == "ema" => Ok(Self::Ema(None)),
-            Some(("ema", half_life)) => {
-                Ok(Self::Ema(Some(half_life.parse().with_context(|| {
-                    format!("`{half_life}` is not a half-life in samples")
-                })?)))
-            }
-            _ => bail!("`{text}` is not raw, ema or ema:HALF_LIFE"),
-        }
-    }
-}
-
-impl TryFrom<String> for Weights {
-    type Error = anyhow::Error;
-
-    fn try_from(text: String) -> Result<Self> {
-        text.parse()
-    }
-}
-
-impl From<Weights> for String {
-    fn from(weights: Weights) -> Self {
-        match weights {
-            Weights::Raw => "raw".to_owned(),
-            Weights::Ema(None) => "ema".to_owned(),
-            Weights::Ema(Some(half_life)) => format!("ema:{half_life}"),
-        }
-    }
-}
-
-impl Checkpoint {
-    /// The flat vector that `weights` names.
-    pub fn weights(&self, weights: Weights) -> Result<Vec<f32>> {
-        match weights {
-            Weights::Raw => self.masters(),
-            Weights::Ema(Some(half_life)) => self.ema(half_life),
-            Weights::Ema(None) => match self.manifest.ema_half_lives.iter().max() {
-                Some(&half_life) => self.ema(half_life),
-                None => bail!(
-                    "checkpoint {} has no weight average: use --weights raw",
-                    self.dir.display()
-                ),
-            },
-        }
-    }
-}
-
-fn f32s(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
+pub(crate) fn f32s(bytes: &[u8]) -> impl Iterator<Item = f32> + '_ {
     bytes.as_chunks::<4>().0.iter().map(|chunk| f32::from_le_bytes(*chunk))
 }

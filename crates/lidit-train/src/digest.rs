@@ -1,10 +1,11 @@
 //! Files whose content is known: written through to the disk, and hashed.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use safetensors::tensor::View;
 use sha2::{Digest, Sha256};
 
 /// Size and SHA-256 of a file.
@@ -31,6 +32,18 @@ pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
         let mut file = File::create(path)?;
         file.write_all(bytes)?;
         file.sync_all()
+    };
+    write().with_context(|| format!("writing {}", path.display()))
+}
+
+/// Writes a safetensors file, one tensor at a time, and waits until it is on the disk.
+pub fn write_tensors<V: View>(path: &Path, tensors: impl IntoIterator<Item = (String, V)>) -> Result<()> {
+    let write = || -> Result<()> {
+        // The library leaves a file that only its owner may read; this one gets what any other new file has.
+        let permissions = File::create(path)?.metadata()?.permissions();
+        safetensors::serialize_to_file(tensors, None, path)?;
+        fs::set_permissions(path, permissions)?;
+        Ok(File::open(path)?.sync_all()?)
     };
     write().with_context(|| format!("writing {}", path.display()))
 }

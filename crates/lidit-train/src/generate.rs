@@ -206,6 +206,23 @@ mod tests {
     }
 
     #[test]
+    fn an_aspect_keeps_the_area_in_whole_tokens() {
+        for (image_size, across, down, side, size) in [
+            (256, 1, 1, 16, (256, 256)),
+            (256, 16, 9, 16, (336, 192)),
+            (256, 1, 4, 16, (128, 512)),
+            (16, 100, 1, 4, (160, 4)),
+        ] {
+            assert_eq!(
+                size_of_aspect(side, f64::from(image_size * image_size), across, down),
+                size
+            );
+            assert!(check_size(side, size.0, size.1).is_ok());
+        }
+        assert!(check_size(16, 0, 16).is_err());
+    }
+
+    #[test]
     fn a_batch_has_one_size() {
         let drawings = [(8, 8), (8, 4), (8, 8), (8, 8), (8, 8), (8, 4)].map(|(width, height)| drawing(width, height));
         assert_eq!(batches(&drawings, 3), [vec![0, 2, 3], vec![1, 5], vec![4]]);

@@ -6,26 +6,31 @@ use anyhow::{Context, Result, ensure};
 use lidit_model::LiDit;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{Checkpoint, Weights};
+use crate::carry_over::{Carried, CarryOver};
+use crate::checkpoint::Checkpoint;
 use crate::config::{Precision, RunConfig};
 use crate::gradients::Ownership;
 use crate::layout::FlatLayout;
-use crate::optimizer::upload;
+use crate::network_spec::NetworkSpec;
+use crate::optimizer::{host, upload};
 use crate::run_dir::RunDir;
+use crate::saved_weights::SavedWeights;
 use crate::state::{Identity, TrainState};
+use crate::weights::Weights;
 
 /// Whose weights a run begins with; the table `[start]`. Once the run has a checkpoint of its own it is not looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StartConfig {
-    /// The run directory whose newest whole checkpoint is taken. A stage without it takes the stage before it.
+    /// The run directory whose newest whole checkpoint is taken, or an export. A stage without it takes the stage
+    /// before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<PathBuf>,
     /// `raw`, `ema` or `ema:HALF_LIFE`: which of its weights.
     pub weights: Weights,
     /// What becomes of its moments and averages.
     pub optimizer: Carry,
-    /// Beginnings of paths (`final_layer`, `blocks.12`) of parameters that are not taken but start anew.
+    /// Paths of parameters or modules (`final_layer`, `blocks.12`) that are not taken but start anew.
     pub fresh: Vec<String>,
 }
 
@@ -54,6 +59,9 @@ impl StartConfig {
     }
 
     /// The state before the first step of a run that begins here. `model` gives shapes, and what is fresh.
+    ///
+    /// # Errors
+    /// The weights are of another network ([`CarryOver::carry`]); an export has no moments.
     pub(crate) fn state(
         &self,
         config: &RunConfig,
@@ -62,22 +70,31 @@ impl StartConfig {
         ownership: &Ownership,
         model: LiDit,
     ) -> Result<TrainState> {
-        let run = self.run.as_deref().context(
-            "start.run is missing: name the run directory whose weights are taken (only a stage knows the one before it)",
-        )?;
-        let checkpoint = newest(run)?;
-        identity.check_frozen(&checkpoint)?;
-        checkpoint.check_layout(layout.entries())?;
+        let carried = self.weights(config, identity, layout, &model)?;
+        self.state_of(&carried, config, layout, ownership, model)
+    }
+
+    /// The state with weights that were carried over.
+    pub(crate) fn state_of(
+        &self,
+        carried: &Carried,
+        config: &RunConfig,
+        layout: &FlatLayout,
+        ownership: &Ownership,
+        model: LiDit,
+    ) -> Result<TrainState> {
         let device = layout.values(&model).device();
         let own = ownership.own();
-        let weights = checkpoint.weights(self.weights)?;
         let mut state = TrainState::new(
             config,
             layout,
             ownership,
-            layout.load(&upload(&weights, &device), Precision::F32, model),
+            layout.load(&upload(&carried.weights, &device), Precision::F32, model),
         );
         if self.optimizer == Carry::Carry {
+            let run = RunDir::find(self.source()?).context("start.run")?;
+            let checkpoint = Checkpoint::newest_of(&run).context("start.optimizer is `carry`")?;
+            checkpoint.check_layout(layout.entries())?;
             state.optimizer.restore(&checkpoint.moments(own.clone())?, &device);
             for ema in &mut state.ema {
                 if checkpoint.manifest().ema_half_lives.contains(&ema.half_life()) {
@@ -87,18 +104,29 @@ impl StartConfig {
         }
         Ok(state)
     }
-}
 
-/// The newest whole checkpoint of a run that is begun with.
-fn newest(run: &Path) -> Result<Checkpoint> {
-    let checkpoints = RunDir::find(run).context("start.run")?.checkpoints();
-    Checkpoint::newest_verified(&checkpoints, |step, error| {
-        eprintln!("warning: start.run: skipping the checkpoint of step {step}: {error:#}");
-    })?
-    .with_context(|| {
-        format!(
-            "start.run {} has no checkpoint that verifies: train it first",
-            run.display()
+    /// The weights that a run begins with, and which of them are `model`'s own.
+    pub(crate) fn weights(
+        &self,
+        config: &RunConfig,
+        identity: &Identity,
+        layout: &FlatLayout,
+        model: &LiDit,
+    ) -> Result<Carried> {
+        let saved = SavedWeights::open(self.source()?, self.weights).context("start.run")?;
+        let network = NetworkSpec::of(config, layout.entries(), &identity.encoders, &identity.vae)?;
+        let carry_over = CarryOver {
+            saved: &saved,
+            network: &network,
+            layout: layout.entries(),
+            fresh: &self.fresh,
+        };
+        carry_over.carry(host(&layout.values(model))).context("start.run")
+    }
+
+    fn source(&self) -> Result<&Path> {
+        self.run.as_deref().context(
+            "start.run is missing: name the run directory whose weights are taken (only a stage knows the one before it)",
         )
-    })
+    }
 }

@@ -1,11 +1,15 @@
-//! `lidit checkpoint list|verify|digest`: what a run has saved.
+//! `lidit checkpoint list|verify|digest|export|import`: what a run has saved, and what it can hand on.
 
-use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+mod digest;
+mod export;
+mod import;
+mod list;
+mod verify;
+
+use std::path::Path;
 
 use anyhow::{Result, bail};
 use lidit_train::{Checkpoint, RunDir};
-use serde_json::json;
 
 use crate::outcome::Outcome;
 
@@ -19,86 +23,26 @@ pub struct Args {
 #[derive(clap::Subcommand)]
 enum Command {
     /// The checkpoints of a run, newest first.
-    List {
-        /// The run directory.
-        run: PathBuf,
-    },
+    List(list::Args),
     /// Read every file of every checkpoint and compare it with its digest.
-    Verify {
-        /// The run directory.
-        run: PathBuf,
-    },
+    Verify(verify::Args),
     /// One hash over model, optimizer, averages and data position of the newest checkpoint.
-    Digest {
-        /// The run directory.
-        run: PathBuf,
-    },
+    Digest(digest::Args),
+    /// Write one set of weights with all that they depend on, for Python and for other runs.
+    Export(export::Args),
+    /// Make a run directory whose run begins with an export's weights.
+    Import(import::Args),
 }
 
-/// Lists, verifies or fingerprints.
+/// Does what the subcommand says.
 pub fn run(args: &Args) -> Result<Outcome> {
     match &args.command {
-        Command::List { run } => list(run),
-        Command::Verify { run } => verify(run),
-        Command::Digest { run } => digest(run),
+        Command::List(args) => list::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Digest(args) => digest::run(args),
+        Command::Export(args) => export::run(args),
+        Command::Import(args) => import::run(args),
     }
-}
-
-fn list(run: &Path) -> Result<Outcome> {
-    let mut text = String::new();
-    let mut rows = Vec::new();
-    for (step, checkpoint) in checkpoints(run)? {
-        match checkpoint {
-            Ok(checkpoint) => {
-                let manifest = checkpoint.manifest();
-                let bytes: u64 = manifest.files.iter().map(|file| file.bytes).sum();
-                let _ = writeln!(
-                    text,
-                    "step {step}: {} files, {bytes} bytes, {} ranks",
-                    manifest.files.len(),
-                    manifest.world_size
-                );
-                rows.push(json!({ "step": step, "bytes": bytes, "world_size": manifest.world_size }));
-            }
-            Err(error) => {
-                let _ = writeln!(text, "step {step}: unreadable: {error:#}");
-                rows.push(json!({ "step": step, "error": format!("{error:#}") }));
-            }
-        }
-    }
-    let newest = rows.first().map(|row| row["step"].clone());
-    Ok(Outcome::done(text, json!({ "step": newest, "checkpoints": rows })))
-}
-
-fn verify(run: &Path) -> Result<Outcome> {
-    let mut good = Vec::new();
-    let mut bad = Vec::new();
-    for (step, checkpoint) in checkpoints(run)? {
-        match checkpoint.and_then(|checkpoint| checkpoint.verify()) {
-            Ok(()) => good.push(step),
-            Err(error) => bad.push(format!("step {step}: {error:#}")),
-        }
-    }
-    if !bad.is_empty() {
-        bail!("{}; whole: steps {good:?}", bad.join("; "));
-    }
-    Ok(Outcome::done(
-        format!("{} checkpoints verified: steps {good:?}", good.len()),
-        json!({ "step": good.first(), "verified": good }),
-    ))
-}
-
-fn digest(run: &Path) -> Result<Outcome> {
-    let Some((step, newest)) = checkpoints(run)?.into_iter().next() else {
-        bail!("{} has no checkpoint", run.display());
-    };
-    let newest = newest?;
-    newest.verify()?;
-    let digest = newest.digest()?;
-    Ok(Outcome::done(
-        format!("{digest}  step {step}"),
-        json!({ "step": step, "digest": digest }),
-    ))
 }
 
 fn checkpoints(run: &Path) -> Result<Vec<(u64, Result<Checkpoint>)>> {

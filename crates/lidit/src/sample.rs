@@ -117,7 +117,7 @@ struct Artist {
 
 impl Artist {
     fn load(args: &Args, run_dir: &RunDir, config: RunConfig) -> Result<Self> {
-        let checkpoint = newest(run_dir)?;
+        let checkpoint = Checkpoint::newest_of(run_dir)?;
         let device = args.device.open(0)?;
         let conditioner = Conditioner::load(&config.encoders, &device, &fetch::resolve_model)?;
         let latents = LatentSpace::open(&config.vae, &config.model, &device)?;
@@ -190,18 +190,6 @@ impl SamplerArgs {
         sampler.guidance_interval = self.guidance_interval.unwrap_or(sampler.guidance_interval);
         sampler.guidance_rescale = self.guidance_rescale.unwrap_or(sampler.guidance_rescale);
     }
-}
-
-fn newest(run_dir: &RunDir) -> Result<Checkpoint> {
-    Checkpoint::newest_verified(&run_dir.checkpoints(), |step, error| {
-        eprintln!("warning: skipping the checkpoint of step {step}: {error:#}");
-    })?
-    .with_context(|| {
-        format!(
-            "{} has no checkpoint that verifies: train it first",
-            run_dir.root().display()
-        )
-    })
 }
 
 /// The first pictures over the real ones of their prompts.

@@ -71,7 +71,11 @@ fn golden_loss_batch(golden: &Golden) -> LossBatch {
     LossBatch {
         images: golden.tensor("in.images"),
         noise: golden.tensor("in.noise"),
-        draws: golden.values("in.t").into_iter().map(|t| [t, 0.0]).collect(),
+        draws: golden
+            .values("in.draws")
+            .chunks(2)
+            .map(|pair| [pair[0], pair[1]])
+            .collect(),
         weights: golden.values("in.weights"),
         image_tokens: 6,
     }
@@ -89,8 +93,7 @@ fn loss_and_all_gradients_match_pytorch() {
     let loss = flow().loss(&model, &golden_loss_batch(&golden), &prompts).sum;
     let mut grads = loss.backward();
     golden.check("out.loss", loss.inner(), 1e-5);
-    // PyTorch itself is 5e-5 away when it computes in f32.
-    golden.check_gradients(&model, &mut grads, 3e-4);
+    golden.check_gradients(&model, &mut grads, 1e-4);
 }
 
 #[test]
@@ -99,7 +102,11 @@ fn outputs_match_pytorch() {
     let model = opened(&Device::flex());
     let noised = flow().noise(&golden_loss_batch(&golden));
     let prompts = [golden_batch(&golden, 0), golden_batch(&golden, 1)];
-    golden.check("out.y", model.forward(noised.input, noised.timesteps, &prompts), 1e-4);
+    golden.check(
+        "out.prediction",
+        model.forward(noised.input, noised.timesteps, &prompts),
+        1e-4,
+    );
 
     let golden = Golden::open("lidit_plain");
     let config = ModelConfig {
@@ -115,9 +122,9 @@ fn outputs_match_pytorch() {
     let conditioning = conditioning(&[6], InputNorm::None, Pooling::All);
     let model = golden.load(LiDit::zeros(&config, &conditioning, &Device::flex()));
     let prompt = PromptBatch {
-        states: golden.tensor("in.states"),
-        valid: golden.mask("in.valid"),
-        caption: golden.mask("in.caption"),
+        states: golden.tensor("in.states.0"),
+        valid: golden.mask("in.valid.0"),
+        caption: golden.mask("in.caption.0"),
         cut: 1,
     };
     golden.check(

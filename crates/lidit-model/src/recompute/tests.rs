@@ -125,7 +125,11 @@ fn noised(golden: &Golden) -> (Noised, Vec<f32>) {
     let batch = LossBatch {
         images: golden.tensor("in.images"),
         noise: golden.tensor("in.noise"),
-        draws: golden.values("in.t").into_iter().map(|t| [t, 0.0]).collect(),
+        draws: golden
+            .values("in.draws")
+            .chunks(2)
+            .map(|pair| [pair[0], pair[1]])
+            .collect(),
         weights: weights.clone(),
         image_tokens: 6,
     };

@@ -50,7 +50,7 @@ fn check(name: &str, kind: SamplerKind, objective: &Objective, steps: usize) {
     let start = Start {
         noise: golden.tensor("in.noise"),
         image_tokens: 64,
-        fresh: &|step| fresh.clone().slice([step..step + 1]).squeeze_dim(0),
+        fresh: &|step| fresh.clone().narrow(0, step, 1).squeeze_dim(0),
     };
     let sampler = sampler(kind, steps);
     sampler.validate(objective).unwrap();

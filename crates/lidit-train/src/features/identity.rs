@@ -6,11 +6,11 @@ use anyhow::{Context, Result, ensure};
 use lidit_data::{Dataset, ManifestShard, SourceColumns, Subset};
 use lidit_encoders::{LlmConfig, Precision, TemplateConfig};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::conditioner::{fingerprint, open_spec};
 use crate::config::{CacheConfig, EncodersConfig};
+use crate::difference::Difference;
 use crate::digest::hex;
 use crate::latents::LatentSpace;
 
@@ -180,13 +180,8 @@ impl FeatureIdentity {
                 ours.clone_from(theirs);
             }
         }
-        let mut found = Vec::new();
-        differences(
-            "",
-            &serde_json::to_value(self)?,
-            &serde_json::to_value(&wanted)?,
-            &mut found,
-        );
+        let found = Difference::all(&serde_json::to_value(self)?, &serde_json::to_value(&wanted)?);
+        let found: Vec<String> = found.iter().map(Difference::to_string).collect();
         ensure!(
             found.is_empty(),
             "{} holds other features than this config asks for: {}; use the config that made them, or another folder",
@@ -275,7 +270,7 @@ impl From<SourceColumns> for CaptionColumns {
 }
 
 impl EncoderIdentity {
-    fn read(config: &EncodersConfig, llm: &LlmConfig, path: &Path) -> Result<Self> {
+    pub(crate) fn read(config: &EncodersConfig, llm: &LlmConfig, path: &Path) -> Result<Self> {
         let spec = open_spec(config, llm, path)?;
         Ok(Self {
             llm: llm.clone(),
@@ -311,38 +306,6 @@ impl EncoderIdentity {
                 "unknown, its file is missing".to_owned()
             },
         }
-    }
-}
-
-/// Every leaf in which two trees differ, as `key is A there and B here`.
-fn differences(key: &str, there: &Value, here: &Value, found: &mut Vec<String>) {
-    let join = |name: &str| {
-        if key.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{key}.{name}")
-        }
-    };
-    match (there, here) {
-        (Value::Object(there), Value::Object(here)) => {
-            let names: std::collections::BTreeSet<&String> = there.keys().chain(here.keys()).collect();
-            for name in names {
-                let side = |tree: &serde_json::Map<String, Value>| tree.get(name).cloned().unwrap_or_default();
-                differences(&join(name), &side(there), &side(here), found);
-            }
-        }
-        (Value::Array(there), Value::Array(here)) if there.len() == here.len() => {
-            for (i, (there, here)) in there.iter().zip(here).enumerate() {
-                differences(&join(&i.to_string()), there, here, found);
-            }
-        }
-        (Value::Array(there), Value::Array(here)) => found.push(format!(
-            "{key} has {} entries there and {} here",
-            there.len(),
-            here.len()
-        )),
-        (there, here) if there == here => {}
-        (there, here) => found.push(format!("{key} is {there} there and {here} here")),
     }
 }
 

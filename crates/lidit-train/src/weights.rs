@@ -1,0 +1,121 @@
+//! Which of a checkpoint's weights are meant.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::Checkpoint;
+use crate::manifest::{MODEL_FILE, ema_file};
+
+/// Which of a checkpoint's weights to use, as `--weights` names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Weights {
+    /// The trained weights themselves.
+    Raw,
+    /// A moving average; the longest half-life if none is named.
+    Ema(Option<u64>),
+}
+
+impl Weights {
+    /// Whether these are the weights that `name` says, which names a half-life where there is one.
+    pub(crate) fn is(self, name: &str) -> bool {
+        match self {
+            Self::Ema(None) => name.starts_with("ema:"),
+            exact => exact.to_string() == name,
+        }
+    }
+}
+
+impl fmt::Display for Weights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Raw => write!(f, "raw"),
+            Self::Ema(None) => write!(f, "ema"),
+            Self::Ema(Some(half_life)) => write!(f, "ema:{half_life}"),
+        }
+    }
+}
+
+impl FromStr for Weights {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.split_once(':') {
+            None if text == "raw" => Ok(Self::Raw),
+            None if text == "ema" => Ok(Self::Ema(None)),
+            Some(("ema", half_life)) => {
+                Ok(Self::Ema(Some(half_life.parse().with_context(|| {
+                    format!("`{half_life}` is not a half-life in samples")
+                })?)))
+            }
+            _ => bail!("`{text}` is not raw, ema or ema:HALF_LIFE"),
+        }
+    }
+}
+
+impl TryFrom<String> for Weights {
+    type Error = anyhow::Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Weights> for String {
+    fn from(weights: Weights) -> Self {
+        weights.to_string()
+    }
+}
+
+impl Checkpoint {
+    /// The flat vector that `weights` names.
+    pub fn weights(&self, weights: Weights) -> Result<Vec<f32>> {
+        match self.named(weights)? {
+            Weights::Ema(Some(half_life)) => self.ema(half_life),
+            Weights::Raw | Weights::Ema(None) => self.masters(),
+        }
+    }
+
+    /// `weights` with its half-life.
+    pub(crate) fn named(&self, weights: Weights) -> Result<Weights> {
+        match weights {
+            Weights::Ema(None) => match self.manifest().ema_half_lives.iter().max() {
+                Some(&half_life) => Ok(Weights::Ema(Some(half_life))),
+                None => bail!(
+                    "checkpoint {} has no weight average: use --weights raw",
+                    self.dir().display()
+                ),
+            },
+            named => Ok(named),
+        }
+    }
+
+    /// The name of the file that holds `weights`.
+    pub(crate) fn file_of(&self, weights: Weights) -> Result<String> {
+        Ok(match self.named(weights)? {
+            Weights::Ema(Some(half_life)) => ema_file(half_life),
+            Weights::Raw | Weights::Ema(None) => MODEL_FILE.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn names_read_back_and_an_average_may_leave_its_half_life_open() {
+        for text in ["raw", "ema", "ema:48"] {
+            assert_eq!(text.parse::<Weights>().unwrap().to_string(), text);
+        }
+        for typo in ["", "ema:", "ema:x", "avg", "raw:1"] {
+            assert!(typo.parse::<Weights>().is_err(), "{typo}");
+        }
+        assert!(Weights::Ema(None).is("ema:48") && Weights::Ema(Some(48)).is("ema:48") && Weights::Raw.is("raw"));
+        assert!(!Weights::Ema(None).is("raw") && !Weights::Ema(Some(4)).is("ema:48") && !Weights::Raw.is("ema:48"));
+    }
+}
