@@ -85,7 +85,7 @@ pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
 
 /// Sum of squares in an order that does not depend on threads: rows first, each a sequential sum, then the row sums.
 /// (burn-flex's `sum` of 4 Mi elements or more is a parallel one.)
-fn sum_of_squares(values: &Tensor<1>) -> f64 {
+pub(crate) fn sum_of_squares(values: &Tensor<1>) -> f64 {
     let [len] = values.dims();
     let whole = len / ROW * ROW;
     let squares = values.clone() * values.clone();

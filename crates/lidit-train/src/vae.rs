@@ -20,10 +20,9 @@ use lidit_encoders::EfficientNetLite0;
 pub use record::VaeRecord;
 
 use crate::atomic::write_atomically;
-use crate::config::Precision;
 use crate::config_file::ConfigFile;
 use crate::folder_lock;
-use crate::gradients::clip_factor;
+use crate::gradients::{clip_factor, sum_of_squares};
 use crate::layout::FlatGradients;
 use crate::resolve::Start;
 use crate::schedule::LrSchedule;
@@ -250,7 +249,7 @@ impl<'a> Session<'a> {
         let step = self.state.step + 1;
         let gradient = total.with_context(|| format!("step {step} has no samples"))?;
         let gradient = gradient / sums.usable.max(1.0);
-        let norm = f64::from((gradient.clone() * gradient.clone()).sum().into_scalar::<f32>()).sqrt();
+        let norm = sum_of_squares(&gradient).sqrt();
         ensure!(
             sums.loss.is_finite() && norm.is_finite(),
             "step {step}: loss {}, gradient norm {norm}: not finite, so nothing was updated; lower train.lr or look at the data",
@@ -259,7 +258,7 @@ impl<'a> Session<'a> {
         let train = &self.config.train;
         let lr = LrSchedule::of(train.lr, train.min_lr_ratio, train.warmup_steps, train.steps).lr(self.state.step);
         self.state
-            .update(&(gradient * clip_factor(norm, train.max_grad_norm)), lr, Precision::F32);
+            .update(&(gradient * clip_factor(norm, train.max_grad_norm)), lr);
         let record = self.log.step(step, &sums, train.batch, [norm, lr], begun.elapsed());
         if step.is_multiple_of(train.log_every) || step == train.steps {
             self.log.append(&record)?;

@@ -86,12 +86,12 @@ impl VaeState {
     }
 
     /// One step of Adam.
-    pub fn update(&mut self, gradient: &Tensor<1>, lr: f64, precision: Precision) {
+    pub fn update(&mut self, gradient: &Tensor<1>, lr: f64) {
         let (masters, moments) = self
             .adam
             .step(lr, self.masters.clone(), gradient.clone(), self.moments.take());
         self.moments = moments;
-        self.network = self.layout.load(&masters, precision, self.network.clone());
+        self.network = self.layout.load(&masters, Precision::F32, self.network.clone());
         self.masters = masters;
         self.step += 1;
     }
