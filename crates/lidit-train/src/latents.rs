@@ -116,7 +116,7 @@ impl LatentSpace {
         }
     }
 
-    /// What identifies the latents: [`PIXELS`], or the VAE's fingerprint.
+    /// What identifies the latents: `identity` for pixels, or the VAE's fingerprint.
     pub fn fingerprint(&self) -> &str {
         match self {
             Self::Pixels => PIXELS,
