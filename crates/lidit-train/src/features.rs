@@ -4,6 +4,7 @@
 
 mod folder;
 mod identity;
+mod pictures;
 mod progress;
 mod states;
 mod store;

@@ -135,9 +135,16 @@ impl Stages {
         for (i, stage) in self.stages.iter().enumerate() {
             let run_dir = request.run_dir.join(&stage.name);
             let is_last = i + 1 == self.stages.len();
+            let say = |what: &str| {
+                if world.rank() == 0 {
+                    eprintln!("stage {} ({} of {}){what}", stage.name, i + 1, self.stages.len());
+                }
+            };
             if !is_last && is_done(&run_dir, world)? {
+                say(": done before");
                 continue;
             }
+            say("");
             let before = i
                 .checked_sub(1)
                 .map(|before| request.run_dir.join(&self.stages[before].name));
@@ -149,7 +156,6 @@ impl Stages {
                 device_name: request.device_name.clone(),
                 ..*request
             };
-            eprintln!("stage {} ({} of {})", stage.name, i + 1, self.stages.len());
             let ended = train_run(&request, world, stop).with_context(|| format!("stage {}", stage.name))?;
             let is_over = ended.ending == Ending::Done;
             last = Some(ended);

@@ -11,8 +11,7 @@ use super::*;
 use crate::config::tests::tiny;
 use crate::config::{RefinerConfig, RefinerGate};
 use crate::golden::{Golden, relative_error};
-use crate::loss_weighting::LossWeighting;
-use crate::objective::{LossBatch, Objective, RectifiedFlow};
+use crate::objective::{LossBatch, Objective};
 use crate::prompts::PromptRow;
 use crate::sampler::{Sampler, SamplerKind, Start};
 use crate::timestep_density::TimestepDensity;
@@ -31,11 +30,7 @@ fn usual() -> Conditioning {
 }
 
 fn flow() -> Objective {
-    Objective::RectifiedFlow(RectifiedFlow {
-        density: TimestepDensity::Uniform,
-        shift: TimestepShift::None,
-        weighting: LossWeighting::Uniform,
-    })
+    crate::objective::tests::flow(TimestepDensity::Uniform, TimestepShift::None)
 }
 
 /// A network in which every gate is open: the golden file's.

@@ -5,26 +5,24 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use burn::tensor::{Device, Tensor, TensorData};
-use lidit_data::{Bucket, Dataset, FeatureRow, ManifestShard, PromptFeatures, Sample, StoredLatents, Subset};
+use burn::tensor::Device;
+use lidit_data::{Dataset, FeatureRow, ManifestShard, PromptFeatures, Subset};
 use lidit_dist::World;
 use lidit_encoders::PromptEncoder;
 
 use super::folder::{FeatureFolder, Listing};
 use super::identity::{FORMAT_VERSION, FeatureIdentity, FeatureManifest};
+use super::pictures::Pictures;
 use super::progress::Progress;
-use super::states::{pack, pack_latents, pack_prefix};
+use super::states::{pack, pack_prefix};
 use crate::conditioner::{fingerprint, load_encoders};
 use crate::config::RunConfig;
-use crate::latents::{LatentSpace, PIXEL_CHANNELS};
+use crate::latents::LatentSpace;
 use crate::stop::Stop;
 
 /// The files that are not a part of the data set's captions.
 const PREFIX: &str = "prefix";
 const PROMPTS: &str = "prompts";
-
-/// Pictures decoded at once, ahead of the VAE.
-const PICTURES_AT_ONCE: usize = 32;
 
 /// What to encode, where to, and with what.
 pub struct FeatureRequest<'a> {
@@ -200,7 +198,10 @@ impl Writer<'_> {
             .collect();
         let encoded = self.encode(&texts)?;
         let with_captions: Vec<u64> = samples.iter().map(|(id, _)| *id).collect();
-        let mut pictures = self.pictures(&with_captions)?;
+        let mut pictures = match self.identity.latents {
+            Some(_) => self.pictures().encode(&with_captions)?,
+            None => HashMap::new(),
+        };
         let mut rows = Vec::new();
         for (id, captions) in &samples {
             let mut met = BTreeSet::new();
@@ -214,48 +215,13 @@ impl Writer<'_> {
         self.folder.put(&item, &rows, self.num_encoders())
     }
 
-    /// The latents of those of the samples `ids` whose pictures can be used; nothing where the network sees pixels.
-    fn pictures(&self, ids: &[u64]) -> Result<HashMap<u64, StoredLatents>> {
-        let mut found = HashMap::new();
-        if self.identity.latents.is_none() {
-            return Ok(found);
+    fn pictures(&self) -> Pictures<'_> {
+        Pictures {
+            dataset: &self.dataset,
+            latents: &self.latents,
+            precision: self.identity.cache.precision,
+            device: self.request.device.clone().without_autodiff(),
         }
-        for ids in ids.chunks(PICTURES_AT_ONCE) {
-            let mut by_size: BTreeMap<Bucket, Vec<Sample>> = BTreeMap::new();
-            for sample in self.dataset.samples(ids)?.into_iter().flatten() {
-                by_size.entry(sample.size).or_default().push(sample);
-            }
-            for (size, samples) in by_size {
-                found.extend(self.encode_pictures(size, &samples)?);
-            }
-        }
-        Ok(found)
-    }
-
-    fn encode_pictures(&self, size: Bucket, samples: &[Sample]) -> Result<Vec<(u64, StoredLatents)>> {
-        let (width, height) = (size.width as usize, size.height as usize);
-        let mut pixels = vec![0.0; samples.len() * PIXEL_CHANNELS * width * height];
-        for (sample, out) in samples
-            .iter()
-            .zip(pixels.chunks_exact_mut(PIXEL_CHANNELS * width * height))
-        {
-            sample.write_chw(out);
-        }
-        let shape = [samples.len(), PIXEL_CHANNELS, height, width];
-        let device = self.request.device.clone().without_autodiff();
-        let latents = self
-            .latents
-            .encode(Tensor::from_data(TensorData::new(pixels, shape), &device));
-        let [_, channels, height, width] = latents.dims();
-        let values: Vec<f32> = latents.into_data().iter::<f32>().collect();
-        ensure!(
-            values.iter().all(|value| value.is_finite()),
-            "the VAE makes latents that are not finite of samples {:?}: try vae.kl.precision = \"f32\"",
-            samples.iter().map(|sample| sample.id).collect::<Vec<_>>()
-        );
-        let pack = |values| pack_latents(values, [height, width], self.identity.cache.precision);
-        let stored = values.chunks_exact(channels * height * width).map(pack);
-        Ok(samples.iter().map(|sample| sample.id).zip(stored).collect())
     }
 
     /// The constant prefix of every encoder, as one row.
