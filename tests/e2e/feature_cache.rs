@@ -176,13 +176,23 @@ fn a_killed_encoding_goes_on_keeps_what_was_finished_and_ends_in_the_same_bytes(
         let metadata = fs::metadata(path).unwrap();
         (path.clone(), metadata.ino(), metadata.mtime_nsec())
     };
-    for files_there in [2, 9] {
+    let mut attempts = 0;
+    let mut kills = [2, 9].iter();
+    while let Some(files_there) = kills.next() {
         let mut child = spawn(&args);
-        wait_until(|| groups(&parts).len() >= files_there);
+        wait_until(|| groups(&parts).len() >= *files_there);
         child.kill().unwrap();
         child.wait().unwrap();
         let now: Vec<_> = groups(&parts).iter().map(stamp).collect();
-        assert!(now.len() < 24, "it was too fast to be killed");
+        if now.len() == 24 {
+            // On a busy machine it may end before it is killed.
+            attempts += 1;
+            assert!(attempts < 20, "it was always too fast to be killed");
+            fs::remove_dir_all(&parts).unwrap();
+            kept.clear();
+            kills = [2, 9].iter();
+            continue;
+        }
         assert!(
             kept.iter().all(|file| now.contains(file)),
             "a finished file was written again"
