@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::member::Member;
 use crate::wire::{self, Claim, Message, Op};
 
 /// How long somebody who has proved nothing may keep a connection.
@@ -38,7 +39,8 @@ struct Shared {
 struct State {
     entries: BTreeMap<String, Vec<u8>>,
     counters: BTreeMap<String, i64>,
-    came: BTreeSet<usize>,
+    /// Each rank's host.
+    came: BTreeMap<usize, String>,
     victims: BTreeSet<usize>,
     gone: BTreeSet<usize>,
     streams: Vec<TcpStream>,
@@ -179,13 +181,14 @@ impl Shared {
         if state.closing {
             return Ok(Some((Op::Refused, "rank 0 is leaving, this rank came too late".into())));
         }
-        if !state.came.insert(claim.rank) {
+        if let Some(host) = state.came.get(&claim.rank) {
             let why = format!(
-                "rank {} is already here: give every process a rank of its own",
+                "rank {} is already here, from {host}: give every process a rank of its own",
                 claim.rank
             );
             return Ok(Some((Op::Refused, why)));
         }
+        state.came.insert(claim.rank, claim.host.clone());
         state.streams.push(stream.try_clone()?);
         self.changed.notify_all();
         Ok(None)
@@ -199,12 +202,7 @@ impl Shared {
                 .wait_for(wait, |state| state.entries.get(&request.key).cloned())
                 .map_or(Message::of(Op::NotYet, []), |value| Message::of(Op::Done, value)),
             Op::Add => self.add(request.key, request.number as i64),
-            Op::Missing => {
-                let all = |state: &State| (state.came.len() == self.size).then_some(());
-                let _ = self.wait_for(wait, all);
-                let state = self.lock();
-                ranks(Op::Done, (0..self.size).filter(|rank| !state.came.contains(rank)))
-            }
+            Op::Members => self.members(wait),
             Op::Victim => {
                 self.lock().victims.insert(rank);
                 self.changed.notify_all();
@@ -217,6 +215,19 @@ impl Shared {
             Op::Culprits => self.culprits(rank, wait),
             Op::Done | Op::NotYet | Op::Refused | Op::OtherRun => Message::of(Op::Refused, "not a request"),
         }
+    }
+
+    fn members(&self, wait: Duration) -> Message {
+        let all = |state: &State| (state.came.len() == self.size).then_some(());
+        let _ = self.wait_for(wait, all);
+        let state = self.lock();
+        let members = state.came.iter();
+        Message::of(
+            Op::Done,
+            members
+                .flat_map(|(rank, host)| Member::encode(*rank, host))
+                .collect::<Vec<u8>>(),
+        )
     }
 
     fn set(&self, key: String, value: Vec<u8>) -> Message {

@@ -1,4 +1,4 @@
-//! What a launcher needs of its ranks' processes beyond the standard library.
+//! What a launcher needs of its ranks' processes beyond the standard library, and a process of its host.
 #![expect(
     unsafe_code,
     reason = "prctl, getppid and kill have no safe wrapper in std; each block says what it relies on"
@@ -27,6 +27,16 @@ pub fn die_with_parent(command: &mut Command) {
     };
     // SAFETY: between fork and exec only system calls run; nothing allocates, locks or panics.
     unsafe { command.pre_exec(ask) };
+}
+
+/// What this host calls itself.
+pub fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    // A name of the kernel's has at most 64 bytes.
+    match name.trim() {
+        "" => "a host without a name".into(),
+        name => name.chars().take(64).collect(),
+    }
 }
 
 /// Sends a signal to a child that has not been waited for.

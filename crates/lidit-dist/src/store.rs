@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::host::Host;
+use crate::member::Member;
 use crate::wire::{self, Claim, MAX_FRAME, Message, Op};
 use crate::{DistError, Meeting, Place};
 
@@ -26,6 +27,8 @@ pub struct Store {
     stream: Mutex<Option<TcpStream>>,
     address: String,
     local: IpAddr,
+    /// Of every rank.
+    hosts: Vec<String>,
     // Closed after the connection above, so that this rank does not count as dead to its own host.
     _host: Option<Host>,
 }
@@ -58,32 +61,43 @@ impl Store {
         let claim = Claim {
             rank: place.rank,
             size: place.size,
+            host: place.host.clone(),
             run: meeting.run.clone(),
         };
         let Some(stream) = knock(addresses, &claim, meeting, until).map_err(failed)? else {
             return Err(DistError::Missing {
-                ranks: vec![0],
+                missing: Member::of([0], &place.hosts),
+                came: Vec::new(),
                 address,
                 deadline,
             });
         };
         let local = stream.local_addr().map_err(|error| failed(error.to_string()))?.ip();
-        let store = Self {
+        let mut store = Self {
             stream: Mutex::new(Some(stream)),
             address,
             local,
+            hosts: Vec::new(),
             _host: host,
         };
-        let missing = store.missing(until.saturating_duration_since(Instant::now()))?;
-        if missing.is_empty() {
-            Ok(store)
-        } else {
-            Err(DistError::Missing {
-                ranks: missing,
+        let came = store.members(until.saturating_duration_since(Instant::now()))?;
+        let missing = (0..place.size).filter(|rank| came.iter().all(|member| member.rank != *rank));
+        let missing = Member::of(missing, &place.hosts);
+        if !missing.is_empty() {
+            return Err(DistError::Missing {
+                missing,
+                came,
                 address: store.address.clone(),
                 deadline,
-            })
+            });
         }
+        store.hosts = came.into_iter().filter_map(|member| member.host).collect();
+        Ok(store)
+    }
+
+    /// The host of each rank.
+    pub fn hosts(&self) -> &[String] {
+        &self.hosts
     }
 
     /// The address by which this rank reaches the rendezvous: the interface that the job's traffic should take.
@@ -155,7 +169,7 @@ impl Store {
             Err(_) => vec![0],
         };
         DistError::Peer {
-            ranks,
+            members: Member::of(ranks, &self.hosts),
             operation,
             detail,
         }
@@ -168,13 +182,14 @@ impl Store {
             .map(|reply| !reply.value.is_empty())
     }
 
-    fn missing(&self, wait: Duration) -> Result<Vec<usize>, DistError> {
+    /// The ranks that have come, ascending.
+    fn members(&self, wait: Duration) -> Result<Vec<Member>, DistError> {
         let request = Message {
             number: millis(wait),
-            ..Message::of(Op::Missing, [])
+            ..Message::of(Op::Members, [])
         };
         self.ask(&request, wait + ANSWER)
-            .map(|reply| decode_ranks(&reply.value))
+            .map(|reply| Member::decode_all(&reply.value))
     }
 
     fn ask(&self, request: &Message, patience: Duration) -> Result<Message, DistError> {
@@ -198,7 +213,7 @@ impl Store {
                 *guard = None;
                 let detail = format!("no answer from its store at {}: {error}", self.address);
                 Err(DistError::Peer {
-                    ranks: vec![0],
+                    members: Member::of([0], &self.hosts),
                     operation: "rendezvous",
                     detail,
                 })

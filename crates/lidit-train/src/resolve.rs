@@ -18,7 +18,7 @@ pub enum Start {
 }
 
 /// Keys that a continued run may change: they say how a run computes or what it records, never what it computes.
-const FREE_KEYS: [&str; 9] = [
+const FREE_KEYS: [&str; 11] = [
     "train.micro_batch",
     "train.recompute_blocks",
     "train.sharding",
@@ -27,6 +27,8 @@ const FREE_KEYS: [&str; 9] = [
     "train.log_every",
     "train.sample_every",
     "train.stop_after",
+    "train.max_nonfinite",
+    "train.spike_zscore",
     "sample",
 ];
 
