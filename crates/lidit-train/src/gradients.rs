@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use anyhow::Result;
 use burn::tensor::Tensor;
-use lidit_dist::World;
+use lidit_dist::{Wire, World};
 
 use crate::config::Sharding;
 use crate::layout::even_ranges;
@@ -50,8 +50,8 @@ impl Ownership {
         let device = gradients.device();
         let mut sums = host(&gradients);
         match self.sharding {
-            Sharding::None => world.all_reduce_sum(&mut sums)?,
-            Sharding::Zero1 => world.reduce_scatter_sum(&mut sums, &self.ranges)?,
+            Sharding::None => world.all_reduce_sum(&mut sums, Wire::F32)?,
+            Sharding::Zero1 => world.reduce_scatter_sum(&mut sums, &self.ranges, Wire::F32)?,
         }
         Ok(upload(&sums[self.own()], &device))
     }

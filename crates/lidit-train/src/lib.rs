@@ -73,6 +73,7 @@ pub use coordinate_check::{Coordinate, CoordinateCheck, growth};
 pub use dashboard::{View, ViewRequest};
 pub use encode_price::{EncodePrice, LlmPrice, TokenSample, Way};
 pub use export::{Export, ExportConfig, ExportRequest};
+pub use fault::VARIABLE as FAULT_VARIABLE;
 pub use features::{
     DataIdentity, EncoderIdentity, FeatureIdentity, FeatureManifest, FeatureRequest, FeatureStore, FeaturesWritten,
     write_features,

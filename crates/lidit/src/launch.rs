@@ -144,20 +144,7 @@ impl Launch {
         {
             command.arg(resume);
         }
-        command.envs([
-            ("RANK", rank.to_string()),
-            ("LOCAL_RANK", rank.to_string()),
-            ("WORLD_SIZE", self.nproc.to_string()),
-            ("MASTER_ADDR", meeting.host.clone()),
-            ("MASTER_PORT", meeting.port.to_string()),
-            ("LIDIT_RENDEZVOUS_SECRET", meeting.secret.clone()),
-            ("LIDIT_LAUNCH_ATTEMPT", attempt.to_string()),
-        ]);
-        if std::env::var_os("RAYON_NUM_THREADS").is_none() {
-            // Ranks that each take all cores only get into each other's way.
-            let cores = thread::available_parallelism().map_or(1, usize::from);
-            command.env("RAYON_NUM_THREADS", (cores / self.nproc).max(1).to_string());
-        }
+        command.envs(rank_environment(rank, self.nproc, attempt, meeting));
         if rank > 0 {
             command
                 .stdin(Stdio::null())
@@ -202,6 +189,25 @@ impl Launch {
         ranks.iter_mut().for_each(Rank::finish_output);
         told_to_stop
     }
+}
+
+/// What a rank that starts on this machine must know: its place, where the others are, and its share of the cores.
+pub fn rank_environment(rank: usize, nproc: usize, attempt: u32, meeting: &Meeting) -> Vec<(&'static str, String)> {
+    let mut environment = vec![
+        ("RANK", rank.to_string()),
+        ("LOCAL_RANK", rank.to_string()),
+        ("WORLD_SIZE", nproc.to_string()),
+        ("MASTER_ADDR", meeting.host.clone()),
+        ("MASTER_PORT", meeting.port.to_string()),
+        ("LIDIT_RENDEZVOUS_SECRET", meeting.secret.clone()),
+        ("LIDIT_LAUNCH_ATTEMPT", attempt.to_string()),
+    ];
+    if std::env::var_os("RAYON_NUM_THREADS").is_none() {
+        // Ranks that each take all cores only get into each other's way.
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        environment.push(("RAYON_NUM_THREADS", (cores / nproc).max(1).to_string()));
+    }
+    environment
 }
 
 /// What the ends of all ranks that ended by themselves mean together.
