@@ -14,6 +14,7 @@ mod launch;
 mod outcome;
 mod plan;
 mod quickstart;
+mod render;
 mod sample;
 mod train;
 mod vae;
@@ -54,6 +55,8 @@ enum Command {
     Train(train::Args),
     /// Train or cache with several processes on this machine.
     Launch(launch::Args),
+    /// Write a job script for Slurm or manifests for Kubernetes, from a launch config.
+    Render(render::Args),
     /// Draw pictures from prompts with a trained run.
     Sample(sample::Args),
     /// Turn pictures into an autoencoder's latents and back.
@@ -101,6 +104,7 @@ fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
         Command::Cache(args) => cache::run(args),
         Command::Train(args) => train::run(args),
         Command::Launch(args) => launch::run(args),
+        Command::Render(args) => render::run(args),
         Command::Sample(args) => sample::run(args),
         Command::Vae(args) => vae::run(args),
         Command::Bench(args) => bench::run(args),

@@ -15,7 +15,7 @@ use signal_hook::consts::SIGKILL;
 use signal_hook::iterator::Signals;
 
 use super::network::Network;
-use crate::launch::rank_environment;
+use crate::launch::{ATTEMPT, meeting_variables, place_variables, thread_variables};
 
 const POLL: Duration = Duration::from_millis(2);
 
@@ -74,7 +74,10 @@ impl Run<'_> {
                 .arg("--run-dir")
                 .arg(&self.run_dir)
                 .arg("--resume")
-                .envs(rank_environment(rank, self.ranks, number, &meeting))
+                .envs(place_variables(rank, rank, self.ranks))
+                .envs(meeting_variables(&meeting))
+                .envs(thread_variables(self.ranks))
+                .env(ATTEMPT, number.to_string())
                 .env_remove(FAULT_VARIABLE)
                 .stdin(Stdio::null())
                 .stdout(file.try_clone()?)
