@@ -206,14 +206,19 @@ impl Stepper<'_> {
     }
 
     fn update(&self, state: &mut TrainState, gradient: &Tensor<1>, lr: f64) -> Result<()> {
-        state.optimizer.step(lr, gradient);
-        for ema in &mut state.ema {
-            ema.update(state.optimizer.masters(), self.config.train.global_batch);
-        }
-        let masters = self.ownership.gather(state.optimizer.masters(), self.world)?;
-        state.model = self
-            .layout
-            .load(&masters, self.config.train.precision, state.model.clone());
+        let train = &self.config.train;
+        let (optimizer, averages) = (&mut state.optimizer, &mut state.ema);
+        let gradients = self.ownership.split(gradient);
+        let device = self.device.clone().inner();
+        // The weights of one piece are on their way while the next piece is updated.
+        let weights = self.ownership.gather_updated(self.world, &device, |piece| {
+            let masters = optimizer.step(piece, lr, &gradients[piece]);
+            for ema in averages.iter_mut() {
+                ema.update(piece, masters, train.global_batch);
+            }
+            masters.clone()
+        })?;
+        state.model = self.layout.load(&weights, train.precision, state.model.clone());
         state.step += 1;
         Ok(())
     }
