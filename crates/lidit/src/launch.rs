@@ -24,6 +24,8 @@ const POLL: Duration = Duration::from_millis(20);
 const LAST_WORDS: Duration = Duration::from_secs(10);
 /// A panic's exit code.
 const PANIC: i32 = 101;
+/// Tells attempts apart.
+pub const ATTEMPT: &str = "LIDIT_LAUNCH_ATTEMPT";
 const STOPPED: i32 = 75;
 const PEER_FAILED: i32 = 76;
 
@@ -165,27 +167,16 @@ impl Launch {
         {
             command.arg(resume);
         }
-        command.envs([
-            ("RANK", (self.node * self.nproc + rank).to_string()),
-            ("LOCAL_RANK", rank.to_string()),
-            ("WORLD_SIZE", (self.nodes * self.nproc).to_string()),
-        ]);
+        let global = self.node * self.nproc + rank;
+        command.envs(place_variables(global, rank, self.nodes * self.nproc));
         if self.nodes == 1 {
-            command.envs([
-                ("MASTER_ADDR", meeting.host.clone()),
-                ("MASTER_PORT", meeting.port.to_string()),
-                ("LIDIT_RENDEZVOUS_SECRET", meeting.secret.clone()),
-            ]);
+            command.envs(meeting_variables(meeting));
         }
         // Several hosts have one attempt, which who started them may number.
-        if self.nodes == 1 || std::env::var_os("LIDIT_LAUNCH_ATTEMPT").is_none() {
-            command.env("LIDIT_LAUNCH_ATTEMPT", attempt.to_string());
+        if self.nodes == 1 || std::env::var_os(ATTEMPT).is_none() {
+            command.env(ATTEMPT, attempt.to_string());
         }
-        if std::env::var_os("RAYON_NUM_THREADS").is_none() {
-            // Ranks that each take all cores only get into each other's way.
-            let cores = thread::available_parallelism().map_or(1, usize::from);
-            command.env("RAYON_NUM_THREADS", (cores / self.nproc).max(1).to_string());
-        }
+        command.envs(thread_variables(self.nproc));
         if rank > 0 {
             command
                 .stdin(Stdio::null())
@@ -230,6 +221,34 @@ impl Launch {
         ranks.iter_mut().for_each(Rank::finish_output);
         told_to_stop
     }
+}
+
+/// A rank's place, as the environment says it.
+pub fn place_variables(rank: usize, local_rank: usize, size: usize) -> [(&'static str, String); 3] {
+    [
+        ("RANK", rank.to_string()),
+        ("LOCAL_RANK", local_rank.to_string()),
+        ("WORLD_SIZE", size.to_string()),
+    ]
+}
+
+/// Where ranks meet, as the environment says it.
+pub fn meeting_variables(meeting: &Meeting) -> [(&'static str, String); 3] {
+    [
+        ("MASTER_ADDR", meeting.host.clone()),
+        ("MASTER_PORT", meeting.port.to_string()),
+        ("LIDIT_RENDEZVOUS_SECRET", meeting.secret.clone()),
+    ]
+}
+
+/// The threads of each of `nproc` ranks of this machine, unless the user has set them: ranks that each take all cores only
+/// get into each other's way.
+pub fn thread_variables(nproc: usize) -> Option<(&'static str, String)> {
+    const THREADS: &str = "RAYON_NUM_THREADS";
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    std::env::var_os(THREADS)
+        .is_none()
+        .then(|| (THREADS, (cores / nproc).max(1).to_string()))
 }
 
 /// What the ends of all ranks that ended by themselves mean together.

@@ -3,6 +3,7 @@
 mod allocator;
 mod bench;
 mod cache;
+mod chaos;
 mod checkpoint;
 mod coordinate_check;
 mod data;
@@ -64,6 +65,8 @@ enum Command {
     Bench(bench::Args),
     /// Train several widths for a few steps, with and without muP, and say how much more the wider ones move.
     CoordinateCheck(coordinate_check::Args),
+    /// Break a run on purpose, restart it, and compare its end with an undisturbed run's.
+    Chaos(chaos::Args),
     /// List, verify and fingerprint a run's checkpoints.
     Checkpoint(checkpoint::Args),
 }
@@ -106,6 +109,7 @@ fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
         Command::Vae(args) => vae::run(args),
         Command::Bench(args) => bench::run(args),
         Command::CoordinateCheck(args) => coordinate_check::run(args),
+        Command::Chaos(args) => chaos::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
     }
 }
