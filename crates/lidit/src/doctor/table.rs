@@ -80,19 +80,19 @@ fn begin(check: &Check, rank: usize, host: &str) -> Line {
 fn is_alike(line: &Line, kind: Kind, check: &Check) -> bool {
     let same = line.status == check.status && line.advice == check.advice;
     match (kind, check.kind) {
-        (Kind::Rate(_), Kind::Rate(_)) => same,
+        (Kind::Least(_), Kind::Least(_)) => same,
         _ => same && line.found == check.found,
     }
 }
 
-/// Adds a rank to a line; of rates the lower one is shown.
+/// Adds a rank to a line; of numbers the lower one is shown.
 fn join(line: &mut Line, kind: &mut Kind, check: &Check, rank: usize, host: &str) {
     line.ranks.push(rank);
     if !line.hosts.iter().any(|known| known == host) {
         line.hosts.push(host.to_owned());
     }
-    if let (Kind::Rate(slowest), Kind::Rate(rate)) = (*kind, check.kind)
-        && rate < slowest
+    if let (Kind::Least(least), Kind::Least(amount)) = (*kind, check.kind)
+        && amount < least
     {
         line.found.clone_from(&check.found);
         *kind = check.kind;
@@ -185,8 +185,8 @@ mod tests {
     }
 
     #[test]
-    fn the_slowest_rank_speaks_for_all() {
-        let disk = |rate: f64| Check::ok("disk", format!("{rate} MB/s")).at_rate(rate);
+    fn the_rank_with_the_least_speaks_for_all() {
+        let disk = |rate: f64| Check::ok("disk", format!("{rate} MB/s")).of(rate);
         let lines = merge(&[
             report("a", &[disk(30.0)]),
             report("b", &[disk(10.0)]),
