@@ -11,6 +11,7 @@ mod exports;
 mod feature_cache;
 mod incidents;
 mod latents;
+mod launchers;
 mod lidit;
 mod mistakes;
 mod plan;
