@@ -43,6 +43,8 @@ struct State {
     came: BTreeMap<usize, String>,
     victims: BTreeSet<usize>,
     gone: BTreeSet<usize>,
+    /// Ranks that others were told are at fault.
+    blamed: BTreeSet<usize>,
     streams: Vec<TcpStream>,
     strangers: usize,
     /// Rank 0 leaves: nobody is let in or kept waiting any more.
@@ -75,7 +77,12 @@ impl Drop for Host {
         state.closing = true;
         self.shared.changed.notify_all();
         let until = Instant::now() + LINGER;
-        while state.gone.len() < state.came.len() {
+        // A rank that is stopped or cut off will never ask.
+        while state
+            .came
+            .keys()
+            .any(|rank| !state.gone.contains(rank) && !state.blamed.contains(rank))
+        {
             let Some(left) = until.checked_duration_since(Instant::now()) else {
                 break;
             };
@@ -269,12 +276,11 @@ impl Shared {
         };
         let settled = |state: &State| (!dead(state).is_empty() || silent(state).is_empty()).then_some(());
         let _ = self.wait_for(wait, settled);
-        let state = self.lock();
+        let mut state = self.lock();
         let dead = dead(&state);
-        ranks(
-            Op::Done,
-            if dead.is_empty() { silent(&state) } else { dead }.into_iter(),
-        )
+        let culprits = if dead.is_empty() { silent(&state) } else { dead };
+        state.blamed.extend(&culprits);
+        ranks(Op::Done, culprits.into_iter())
     }
 
     /// Waits until `ready` answers something, the time is over, or the host closes.

@@ -47,3 +47,27 @@ pub fn send_signal(child: &Child, signal: i32) -> io::Result<()> {
         _ => Err(io::Error::last_os_error()),
     }
 }
+
+/// Lets no file of a child that has not been waited for grow beyond `bytes`, as a full disk would; `None`: any.
+///
+/// Writes then fail with "file too large", if the child ignores SIGXFSZ.
+pub fn limit_file_size(child: &Child, bytes: Option<u64>) -> io::Result<()> {
+    let bytes = bytes.unwrap_or(libc::RLIM_INFINITY);
+    let limit = libc::rlimit {
+        rlim_cur: bytes,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: a plain system call; `limit` lives through it, the old limit is not asked for, and the child's id can't
+    // belong to another process before it is waited for.
+    match unsafe {
+        libc::prlimit(
+            child.id() as i32,
+            libc::RLIMIT_FSIZE,
+            &raw const limit,
+            std::ptr::null_mut(),
+        )
+    } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -16,6 +16,9 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// How long to wait for the other ranks' word on who was at fault.
 const BLAME: Duration = Duration::from_millis(1500);
 const RETRY: Duration = Duration::from_millis(50);
+/// How long one address may take to answer, and how long its name is believed: a pod that is replaced keeps its name
+/// and not its address.
+const STALE: Duration = Duration::from_secs(5);
 
 /// One rank's connection to the rendezvous of its run: keys, counters, and who is at fault when something fails.
 ///
@@ -61,7 +64,7 @@ impl Store {
             host: place.host.clone(),
             run: meeting.run.clone(),
         };
-        let Some(stream) = knock(&addresses, &claim, meeting, until).map_err(failed)? else {
+        let Some(stream) = knock(addresses, &claim, meeting, until).map_err(failed)? else {
             return Err(DistError::Missing {
                 missing: Member::of([0], &place.hosts),
                 came: Vec::new(),
@@ -253,16 +256,17 @@ fn resolve(meeting: &Meeting, until: Instant) -> io::Result<Vec<SocketAddr>> {
 
 /// Connects and introduces itself until `until`; `None` if rank 0 did not come in time. An error says why it is hopeless.
 fn knock(
-    addresses: &[SocketAddr],
+    mut addresses: Vec<SocketAddr>,
     claim: &Claim,
     meeting: &Meeting,
     until: Instant,
 ) -> Result<Option<TcpStream>, String> {
     let mut stale = None;
+    let mut resolved = Instant::now();
     loop {
-        for address in addresses {
+        for address in &addresses {
             let left = until.saturating_duration_since(Instant::now()).max(RETRY);
-            let Ok(mut stream) = TcpStream::connect_timeout(address, left) else {
+            let Ok(mut stream) = TcpStream::connect_timeout(address, left.min(STALE)) else {
                 continue;
             };
             match enter(&mut stream, claim, &meeting.secret, left) {
@@ -276,6 +280,10 @@ fn knock(
             return stale.map_or(Ok(None), Err);
         }
         thread::sleep(RETRY);
+        if resolved.elapsed() > STALE {
+            resolved = Instant::now();
+            addresses = resolve(meeting, resolved).unwrap_or(addresses);
+        }
     }
 }
 

@@ -138,6 +138,10 @@ pub struct TrainConfig {
     pub weight_decay: f32,
     /// Gradients are scaled so that their global norm is at most this.
     pub max_grad_norm: f64,
+    /// The run stops after this many steps in a row whose loss or gradient is not finite; each of them is skipped.
+    pub max_nonfinite: u64,
+    /// A loss so many standard deviations above the running mean is recorded as a spike; 0 for none. Changes no result.
+    pub spike_zscore: f64,
     /// Half-lives of the weight averages, in samples.
     pub ema_half_lives: Vec<u64>,
     /// What the network computes in.
@@ -314,6 +318,15 @@ impl TrainConfig {
             self.max_grad_norm > 0.0,
             "train.max_grad_norm is {}: it must be above 0 (a large number never clips)",
             self.max_grad_norm
+        );
+        ensure!(
+            self.max_nonfinite > 0,
+            "train.max_nonfinite is 0: 1 stops the run at its first step that is not finite"
+        );
+        ensure!(
+            self.spike_zscore.is_finite() && self.spike_zscore >= 0.0,
+            "train.spike_zscore is {}: it must be above 0, or 0 to record no spikes",
+            self.spike_zscore
         );
         ensure!(
             self.bucket_mb > 0,

@@ -131,6 +131,7 @@ fn train(
         world: &world,
         device: &tracked,
         stop: &stop,
+        fault: None,
     };
     let probe = steps
         .first()
@@ -152,7 +153,14 @@ fn train(
     let start = look(&state.model);
     let mut moved = Vec::new();
     for (i, micro_batches) in steps.iter().enumerate() {
-        stepper.step(&mut state, micro_batches)?;
+        let stats = stepper.step(&mut state, micro_batches)?;
+        ensure!(
+            !stats.is_skipped(),
+            "step {}: loss {}, gradient norm {}: not finite; lower train.lr",
+            i + 1,
+            stats.loss,
+            stats.grad_norm
+        );
         for ((layer, now), (_, start)) in look(&state.model).into_iter().zip(&start) {
             let numbers = [rms(now.clone()), rms(now - start.clone())];
             moved.push((i + 1, layer, numbers));

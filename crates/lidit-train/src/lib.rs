@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod cache;
 pub mod history;
+pub mod incident;
 pub mod metrics;
 
 mod atomic;
@@ -24,6 +25,7 @@ mod encode_price;
 mod event_file;
 mod example;
 mod export;
+mod fault;
 mod features;
 mod folder_lock;
 mod generate;
@@ -35,6 +37,7 @@ mod jsonl;
 mod latents;
 mod layout;
 mod loss_bins;
+mod loss_watch;
 mod manifest;
 mod memory;
 mod network_spec;
@@ -75,6 +78,7 @@ pub use dashboard::{View, ViewRequest};
 pub use ema::Ema;
 pub use encode_price::{EncodePrice, LlmPrice, TokenSample, Way};
 pub use export::{Export, ExportConfig, ExportRequest};
+pub use fault::VARIABLE as FAULT_VARIABLE;
 pub use features::{
     DataIdentity, EncoderIdentity, FeatureIdentity, FeatureManifest, FeatureRequest, FeatureStore, FeaturesWritten,
     write_features,
@@ -85,6 +89,7 @@ pub use image_grid::{GridRow, ImageGrid, Tile};
 pub use import::{ImportRequest, Imported};
 pub use latents::{KlConfig, LatentSpace, VaeConfig};
 pub use layout::FlatLayout;
+pub use loss_watch::{IncidentKind, LossWatch};
 pub use manifest::Manifest;
 pub use memory::MemoryEstimate;
 pub use network_spec::NetworkSpec;

@@ -18,7 +18,7 @@ pub enum Start {
 }
 
 /// Keys that a continued run may change: they say how a run computes or what it records, never what it computes.
-const FREE_KEYS: [&str; 10] = [
+const FREE_KEYS: [&str; 12] = [
     "train.micro_batch",
     "train.recompute_blocks",
     "train.sharding",
@@ -28,6 +28,8 @@ const FREE_KEYS: [&str; 10] = [
     "train.log_every",
     "train.sample_every",
     "train.stop_after",
+    "train.max_nonfinite",
+    "train.spike_zscore",
     "sample",
 ];
 

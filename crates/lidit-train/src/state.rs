@@ -14,6 +14,7 @@ use crate::digest::hex;
 use crate::ema::Ema;
 use crate::gradients::Ownership;
 use crate::layout::FlatLayout;
+use crate::loss_watch::LossWatch;
 use crate::manifest::DataPosition;
 use crate::optimizer::{FlatAdamW, host, upload};
 use crate::snapshot::Snapshot;
@@ -30,6 +31,8 @@ pub struct TrainState {
     pub ema: Vec<Ema>,
     /// Digest of all sample ids drawn so far.
     pub sample_digest: SampleDigest,
+    /// What the losses so far were like. The run's metrics bring it back, not its checkpoints.
+    pub watch: LossWatch,
 }
 
 impl TrainState {
@@ -49,6 +52,7 @@ impl TrainState {
             optimizer: FlatAdamW::new(&config.train, &config.model, layout, ownership.own(), masters),
             ema,
             sample_digest: SampleDigest::default(),
+            watch: LossWatch::default(),
         }
     }
 
@@ -93,6 +97,7 @@ impl TrainState {
             optimizer,
             ema,
             sample_digest: SampleDigest(data.digest.clone()),
+            watch: LossWatch::default(),
         })
     }
 
