@@ -68,8 +68,8 @@ pub fn run(args: &Args) -> Result<Outcome> {
             args.nodes
         );
     }
-    // Of the commands that ranks share, cache goes on by itself.
-    let is_cache = args.command.first().is_some_and(|command| command == "cache");
+    // Of the commands that ranks share, only training is told to go on.
+    let is_train = args.command.iter().any(|word| word == "train");
     let launch = Launch {
         program: std::env::current_exe().context("finding this binary")?,
         command: args.command.clone(),
@@ -80,7 +80,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
         grace: Duration::from_secs(args.grace),
         last_words: LAST_WORDS,
         shares_terminal: std::io::stdin().is_terminal(),
-        resume: (!is_cache).then_some("--resume"),
+        resume: is_train.then_some("--resume"),
     };
     let (code, restarts) = launch.run(&mut Signals::new([SIGINT, SIGTERM, SIGUSR1])?)?;
     let exit = match code {
