@@ -6,6 +6,7 @@ mod averages;
 mod configs;
 mod data_order;
 mod data_sets;
+mod doctor;
 mod exports;
 mod feature_cache;
 mod incidents;

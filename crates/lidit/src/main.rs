@@ -8,6 +8,7 @@ mod checkpoint;
 mod coordinate_check;
 mod data;
 mod device;
+mod doctor;
 mod encode;
 mod fetch;
 mod launch;
@@ -57,6 +58,8 @@ enum Command {
     Launch(launch::Args),
     /// Write a job script for Slurm or manifests for Kubernetes, from a launch config.
     Render(render::Args),
+    /// Look at machine, ranks, disk and a config's inputs: what will fail, before the allocation is spent.
+    Doctor(doctor::Args),
     /// Draw pictures from prompts with a trained run.
     Sample(sample::Args),
     /// Turn pictures into an autoencoder's latents and back.
@@ -105,6 +108,7 @@ fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
         Command::Train(args) => train::run(args),
         Command::Launch(args) => launch::run(args),
         Command::Render(args) => render::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Sample(args) => sample::run(args),
         Command::Vae(args) => vae::run(args),
         Command::Bench(args) => bench::run(args),
