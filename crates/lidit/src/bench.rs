@@ -1,5 +1,6 @@
 //! `lidit bench`: median and spread of the hot paths.
 
+mod comm;
 mod encode;
 mod loader;
 
@@ -16,6 +17,8 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    /// Gigabytes a second between the ranks of a world, each of which runs this.
+    Comm(comm::Args),
     /// Captions a second through a config's frozen language models.
     Encode(encode::Args),
     /// Images a second from a config's data.
@@ -25,6 +28,7 @@ enum Command {
 /// Runs one of them.
 pub fn run(args: &Args) -> Result<Outcome> {
     match &args.command {
+        Command::Comm(args) => comm::run(args),
         Command::Encode(args) => encode::run(args),
         Command::Loader(args) => loader::run(args),
     }

@@ -68,8 +68,9 @@ pub fn run(args: &Args) -> Result<Outcome> {
             args.nodes
         );
     }
-    // Of the commands that ranks share, only train must be told to go on.
-    let is_train = args.command.first().is_some_and(|command| command == "train");
+    // Of the commands that ranks share, only training is told to go on.
+    let first = args.command.iter().find(|word| !word.starts_with('-'));
+    let is_train = first.is_some_and(|command| command == "train");
     let launch = Launch {
         program: std::env::current_exe().context("finding this binary")?,
         command: args.command.clone(),
