@@ -10,6 +10,7 @@ mod doctor;
 mod exports;
 mod feature_cache;
 mod incidents;
+mod kubernetes;
 mod latents;
 mod launchers;
 mod lidit;

@@ -108,7 +108,7 @@ fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
         Command::Train(args) => train::run(args),
         Command::Launch(args) => launch::run(args),
         Command::Render(args) => render::run(args),
-        Command::Doctor(args) => doctor::run(args),
+        Command::Doctor(args) => Ok(doctor::run(args)),
         Command::Sample(args) => sample::run(args),
         Command::Vae(args) => vae::run(args),
         Command::Bench(args) => bench::run(args),
