@@ -14,6 +14,7 @@ mod lidit;
 mod mistakes;
 mod plan;
 mod ranks;
+mod replay;
 mod resume;
 mod sampling;
 mod stages;

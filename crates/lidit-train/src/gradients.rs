@@ -78,6 +78,25 @@ impl Ownership {
     }
 }
 
+/// As [`Ownership::norm`], with the bits that `world_size` ranks have for it, from the whole mean gradient.
+pub(crate) fn norm_of_ranks(mean: &Tensor<1>, sharding: Sharding, world_size: usize) -> f64 {
+    let [len] = mean.dims();
+    let ranges = match sharding {
+        Sharding::None => even_ranges(len, 1),
+        Sharding::Zero1 => even_ranges(len, world_size),
+    };
+    let squares = ranges
+        .into_iter()
+        .map(|range| sum_of_squares(&mean.clone().slice([range])));
+    squares.reduce(|sum, next| sum + next).unwrap_or(0.0).sqrt()
+}
+
+/// The sum that [`Ownership::reduce`] makes of every rank's gradients: in rank order, element by element, in f32. NCCL's
+/// order is its own.
+pub(crate) fn sum_of_ranks(gradients: impl IntoIterator<Item = Tensor<1>>) -> Option<Tensor<1>> {
+    gradients.into_iter().reduce(|sum, next| sum + next)
+}
+
 /// The factor that brings a gradient of norm `norm` to at most `max_norm`.
 pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
     (max_norm / (norm + 1e-6)).min(1.0)

@@ -5,6 +5,7 @@ pub mod cache;
 pub mod history;
 pub mod incident;
 pub mod metrics;
+pub mod replay;
 
 mod atomic;
 mod caption;
@@ -59,6 +60,7 @@ mod state;
 mod step;
 mod stop;
 mod stream_log;
+mod suspect;
 mod tensorboard;
 mod train;
 mod vae;

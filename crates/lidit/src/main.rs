@@ -13,6 +13,7 @@ mod launch;
 mod outcome;
 mod plan;
 mod quickstart;
+mod replay;
 mod sample;
 mod train;
 mod vae;
@@ -63,6 +64,8 @@ enum Command {
     CoordinateCheck(coordinate_check::Args),
     /// List, verify and fingerprint a run's checkpoints.
     Checkpoint(checkpoint::Args),
+    /// Go through one step of a run again, on one process, and name the sample and the layer that broke it.
+    Replay(replay::Args),
 }
 
 fn main() -> ExitCode {
@@ -103,6 +106,7 @@ fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
         Command::Bench(args) => bench::run(args),
         Command::CoordinateCheck(args) => coordinate_check::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
+        Command::Replay(args) => replay::run(args),
     }
 }
 
