@@ -49,11 +49,10 @@ fn broken_features(out: &Path, id: u64, encoder: usize) {
         FeatureFile::write(&path, &rows, 2).unwrap();
         let bytes = fs::read(&path).unwrap();
         let digest = Sha256::digest(&bytes);
-        entry["sha256"] = digest
+        let hex = digest
             .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
-            .into();
+            .fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
+        entry["sha256"] = hex.into();
     }
     assert!(broken > 0, "no row of sample {id}");
     fs::write(&manifest_path, manifest.to_string()).unwrap();

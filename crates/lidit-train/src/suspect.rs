@@ -138,3 +138,42 @@ fn first_broken<'a>(mut parts: impl Iterator<Item = &'a String>, layout: &FlatLa
 fn is_finite(values: &[f32]) -> bool {
     values.iter().all(|value| value.is_finite())
 }
+
+#[cfg(test)]
+mod tests {
+    use lidit_model::Role;
+
+    use super::*;
+    use crate::layout::Entry;
+
+    #[test]
+    fn the_backward_pass_breaks_in_the_part_nearest_to_the_loss() {
+        let names = [
+            "blocks.1.mlp.linear_in.bias",
+            "blocks.10.mlp.linear_in.bias",
+            "timestep.linear_in.bias",
+        ];
+        let entries = names.map(|name| Entry {
+            name: name.to_owned(),
+            shape: vec![2],
+            offset: 0,
+            group: Role::of(name),
+        });
+        let layout = FlatLayout::from_entries(entries.to_vec());
+        let parts = ["timestep", "blocks.1", "blocks.10"].map(str::to_owned);
+        let mut flat = [0.0; 6];
+        let broken = |flat: &[f32]| first_broken(parts.iter().rev(), &layout, flat);
+        assert_eq!(broken(&flat), None);
+        for name in [
+            "timestep.linear_in.bias",
+            "blocks.1.mlp.linear_in.bias",
+            "blocks.10.mlp.linear_in.bias",
+        ] {
+            let entry = layout.entries().iter().find(|entry| entry.name == name);
+            let end = entry.map_or(0, |entry| entry.range().end);
+            flat[end - 1] = f32::NEG_INFINITY;
+            let part = broken(&flat);
+            assert!(part.is_some_and(|part| name.starts_with(&format!("{part}."))), "{name}");
+        }
+    }
+}
