@@ -110,7 +110,14 @@ fn an_ordinary_step_is_the_same_to_the_bit_over_worlds_shardings_and_precisions(
     assert!(content(&mixed) == before, "a replay changed the run");
 
     let bf16 = path("bf16");
-    let sets = ["--set", "train.precision=\"bf16\"", "--set", "train.steps=6"];
+    let sets = [
+        "--set",
+        "train.precision=\"bf16\"",
+        "--set",
+        "train.reduce_dtype=\"bf16\"",
+        "--set",
+        "train.steps=6",
+    ];
     launch(
         &bf16,
         "2",

@@ -119,7 +119,7 @@ fn train(
     let conditioning = conditioner.conditioning(&config.encoders);
     let model = LiDit::init(&config.model, &conditioning, config.train.seed, &tracked);
     let layout = FlatLayout::of(&model);
-    let ownership = Ownership::new(config.train.sharding, layout.len(), &world);
+    let ownership = Ownership::new(&config.train, &layout, world.rank(), world.size());
     let mut state = TrainState::new(config, &layout, &ownership, model);
     let stepper = Stepper {
         config,

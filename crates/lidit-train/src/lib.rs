@@ -8,6 +8,7 @@ pub mod metrics;
 pub mod replay;
 
 mod atomic;
+mod buckets;
 mod caption;
 mod carry_over;
 mod checkpoint;
@@ -42,6 +43,7 @@ mod manifest;
 mod memory;
 mod network_spec;
 mod optimizer;
+mod packing;
 mod previews;
 mod pytorch_layout;
 mod quarantine;
@@ -69,17 +71,22 @@ mod weights;
 pub use carry_over::{Carried, CarryOver};
 pub use checkpoint::Checkpoint;
 pub use conditioner::{Conditioned, Conditioner};
-pub use config::{CacheConfig, EncodersConfig, Precision, Remember, RunConfig, SampleConfig, Sharding, TrainConfig};
+pub use config::{
+    CacheConfig, EncodersConfig, Precision, ReduceDtype, Remember, RunConfig, SampleConfig, Sharding, TrainConfig,
+};
 pub use config_file::ConfigFile;
 pub use coordinate_check::{Coordinate, CoordinateCheck, growth};
 pub use dashboard::{View, ViewRequest};
+pub use ema::Ema;
 pub use encode_price::{EncodePrice, LlmPrice, TokenSample, Way};
 pub use export::{Export, ExportConfig, ExportRequest};
+pub use fault::VARIABLE as FAULT_VARIABLE;
 pub use features::{
     DataIdentity, EncoderIdentity, FeatureIdentity, FeatureManifest, FeatureRequest, FeatureStore, FeaturesWritten,
     write_features,
 };
 pub use generate::{Drawing, Request, batches, check_size, size_of_aspect, to_pictures};
+pub use gradients::Ownership;
 pub use image_grid::{GridRow, ImageGrid, Tile};
 pub use import::{ImportRequest, Imported};
 pub use latents::{KlConfig, LatentSpace, VaeConfig};
@@ -88,6 +95,7 @@ pub use loss_watch::{IncidentKind, LossWatch};
 pub use manifest::Manifest;
 pub use memory::MemoryEstimate;
 pub use network_spec::NetworkSpec;
+pub use optimizer::FlatAdamW;
 pub use previews::{compare, real_picture};
 pub use readable::{readable_bytes, readable_count};
 pub use resolve::Start;

@@ -13,8 +13,8 @@ use serde::Serialize;
 
 use crate::checkpoint::Checkpoint;
 use crate::conditioner::Conditioner;
-use crate::config::{RunConfig, Sharding};
-use crate::gradients::{Ownership, norm_of_ranks, sum_of_ranks};
+use crate::config::RunConfig;
+use crate::gradients::{Ownership, add_rank, norm_of_ranks};
 use crate::history::{self, Arithmetic, Event};
 use crate::incident::{Incident, MicroBatchReport};
 use crate::latents::LatentSpace;
@@ -498,7 +498,7 @@ impl Loaded {
         let model = LiDit::init(&config.model, &conditioning, config.train.seed, &device);
         let layout = FlatLayout::of(&model);
         let world = World::solo();
-        let ownership = Ownership::new(Sharding::None, layout.len(), &world);
+        let ownership = Ownership::new(&config.train, &layout, world.rank(), world.size());
         let state = match newest_before(request.run, request.step)? {
             Some(checkpoint) => {
                 identity.check(&checkpoint)?;
@@ -569,7 +569,7 @@ impl Loaded {
         let (mut gradient, mut sums) = (None, LocalSums::default());
         for micro_batches in ranks {
             let (own, own_sums) = stepper.accumulate(state, micro_batches, &mut each)?;
-            gradient = sum_of_ranks(gradient.into_iter().chain([own]));
+            gradient = Some(add_rank(gradient, own, config.train.reduce_dtype, attempt.world_size));
             sums.add(&own_sums);
         }
         let usable = sums.usable.max(1.0);

@@ -39,7 +39,7 @@ impl TrainState {
     /// A state before the first step: `model` as it was initialised.
     pub fn new(config: &RunConfig, layout: &FlatLayout, ownership: &Ownership, model: LiDit) -> Self {
         let all = layout.values(&model);
-        let masters = all.clone().slice([ownership.own()]);
+        let masters = ownership.split(&all.clone().slice([ownership.own()]));
         let ema = config
             .train
             .ema_half_lives
@@ -71,7 +71,7 @@ impl TrainState {
         let device = layout.values(&model).device();
         let own = ownership.own();
         let all = checkpoint.masters()?;
-        let masters = upload(&all[own.clone()], &device);
+        let masters = ownership.split(&upload(&all[own.clone()], &device));
         let mut optimizer = FlatAdamW::new(&config.train, &config.model, layout, own.clone(), masters);
         optimizer.restore(&checkpoint.moments(own.clone())?, &device);
         let ema = config
@@ -79,10 +79,8 @@ impl TrainState {
             .ema_half_lives
             .iter()
             .map(|&half_life| {
-                Ok(Ema::new(
-                    half_life,
-                    upload(&checkpoint.ema(half_life)?[own.clone()], &device),
-                ))
+                let weights = upload(&checkpoint.ema(half_life)?[own.clone()], &device);
+                Ok(Ema::new(half_life, ownership.split(&weights)))
             })
             .collect::<Result<_>>()?;
         let data = &checkpoint.manifest().data;

@@ -277,15 +277,20 @@ impl Stepper<'_> {
 
     /// Clips the own range of the mean gradient, whose norm over all ranges is `grad_norm`, and updates.
     pub(crate) fn update(&self, state: &mut TrainState, mean: Tensor<1>, grad_norm: f64, lr: f64) -> Result<()> {
-        let clipped = mean.mul_scalar(clip_factor(grad_norm, self.config.train.max_grad_norm));
-        state.optimizer.step(lr, &clipped);
-        for ema in &mut state.ema {
-            ema.update(state.optimizer.masters(), self.config.train.global_batch);
-        }
-        let masters = self.ownership.gather(state.optimizer.masters(), self.world)?;
-        state.model = self
-            .layout
-            .load(&masters, self.config.train.precision, state.model.clone());
+        let train = &self.config.train;
+        let clipped = mean.mul_scalar(clip_factor(grad_norm, train.max_grad_norm));
+        let (optimizer, averages) = (&mut state.optimizer, &mut state.ema);
+        let gradients = self.ownership.split(&clipped);
+        let device = self.device.clone().inner();
+        // The weights of one piece are on their way while the next piece is updated.
+        let weights = self.ownership.gather_updated(self.world, &device, |piece| {
+            let masters = optimizer.step(piece, lr, &gradients[piece]);
+            for ema in averages.iter_mut() {
+                ema.update(piece, masters, train.global_batch);
+            }
+            masters.clone()
+        })?;
+        state.model = self.layout.load(&weights, train.precision, state.model.clone());
         Ok(())
     }
 }

@@ -148,7 +148,7 @@ impl<'a> Session<'a> {
         let conditioning = conditioner.conditioning(&config.encoders);
         let model = LiDit::init(&config.model, &conditioning, config.train.seed, &device);
         let layout = FlatLayout::of(&model);
-        let ownership = Ownership::new(config.train.sharding, layout.len(), world);
+        let ownership = Ownership::new(&config.train, &layout, world.rank(), world.size());
         let mut state = match newest_checkpoint(run_dir, request.start, world)? {
             Some(checkpoint) => {
                 identity.check(&checkpoint)?;
