@@ -62,7 +62,7 @@ fn broken_features(out: &Path, id: u64, encoder: usize) {
 fn an_ordinary_step_is_the_same_to_the_bit_over_worlds_shardings_and_precisions() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
-    // Ten steps by one rank, six by two with their optimizer split and other micro-batches, the rest by three.
+    // Four steps by one rank, four by two with the optimizer split and other micro-batches, five by three that recompute.
     let mixed = path("mixed");
     train(&mixed, &["--set", "train.stop_after=4"], 75);
     let sharded = ["--set", "train.sharding=\"zero1\"", "--set", "train.micro_batch=4"];
@@ -75,10 +75,18 @@ fn an_ordinary_step_is_the_same_to_the_bit_over_worlds_shardings_and_precisions(
     launch(
         &mixed,
         "3",
-        &["--resume", "--set", "train.stop_after=13", "--set", "train.keep_last=9"],
+        &[
+            "--resume",
+            "--set",
+            "train.stop_after=13",
+            "--set",
+            "train.keep_last=9",
+            "--set",
+            "train.recompute_blocks=1",
+        ],
         75,
     );
-    // Only the oldest checkpoint is left: the way to step 12 leads over three worlds.
+    // Only the oldest checkpoint is left: the way to step 12 leads over two worlds.
     for step in [10, 13] {
         fs::remove_dir_all(mixed.join(format!("checkpoints/step-{step}"))).unwrap();
     }
@@ -263,4 +271,41 @@ fn a_fault_outside_of_the_network_is_told_apart() {
         later["equal"], true,
         "the update that the run skipped was made: {later}"
     );
+}
+
+#[test]
+fn a_spike_is_repeated_and_its_largest_sample_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let sets = [
+        "--set",
+        "train.steps=30",
+        "--set",
+        "train.lr=1e-6",
+        "--set",
+        "train.spike_zscore=0.7",
+        "--set",
+        "train.sample_every=0",
+    ];
+    train(&run, &sets, 0);
+    let mut names = fs::read_dir(run.join("incidents")).unwrap();
+    let name = names.next().unwrap().unwrap().file_name().to_str().unwrap().to_owned();
+    let step = name
+        .strip_prefix("step-")
+        .unwrap()
+        .strip_suffix(".json")
+        .unwrap()
+        .parse()
+        .unwrap();
+    let found = replay(&run, step);
+    assert_eq!((&found["kind"], &found["equal"]), (&"spike".into(), &true.into()));
+    let sample = found["sample"]["id"].as_u64().unwrap();
+    let ids: Vec<u64> = found["micro_batches"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|batch| batch["ids"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()))
+        .collect();
+    assert!(ids.contains(&sample));
+    assert!(found["layer"].is_null());
 }

@@ -187,7 +187,9 @@ impl Replay {
             }
         }
         self.equal = (!equal.is_empty()).then(|| equal.iter().all(|&equal| equal));
-        let differences = pairs.iter().map(|&(now, then)| (now - then).abs() / then.abs());
+        let differences = pairs
+            .iter()
+            .map(|&(now, then)| (read_back(now) - then).abs() / then.abs());
         self.largest_difference = differences.filter(|difference| difference.is_finite()).reduce(f64::max);
     }
 
@@ -261,15 +263,16 @@ impl Replay {
     }
 }
 
-/// Whether a number is the one that was recorded: the same after the way through JSON, or both not finite.
+/// Whether a number is the one that was recorded: the same bits, or both not finite.
 fn is_same(now: f64, then: f64) -> bool {
-    let read_back = serde_json::to_string(&now)
-        .ok()
-        .and_then(|text| serde_json::from_str::<f64>(&text).ok());
-    match read_back {
-        Some(now) => now.to_bits() == then.to_bits(),
-        None => !then.is_finite(),
-    }
+    let now = read_back(now);
+    now.to_bits() == then.to_bits() || !(now.is_finite() || then.is_finite())
+}
+
+/// A number after the way that recorded ones went: JSON's reader may err in the last bit.
+fn read_back(number: f64) -> f64 {
+    let text = serde_json::to_string(&number).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or(f64::NAN)
 }
 
 /// What a run has on its disk about the way to a step.
@@ -614,4 +617,25 @@ fn newest_before(run: &RunDir, step: u64) -> Result<Option<Checkpoint>> {
         }
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_the_recorded_one_by_its_bits_or_by_being_none() {
+        // JSON's reader gives this one another last bit.
+        let odd = 7.562_886_238_098_145;
+        for (now, then, same) in [
+            (odd, read_back(odd), true),
+            (1.0, 1.0 + f64::EPSILON, false),
+            (f64::NAN, f64::NAN, true),
+            (f64::INFINITY, f64::NAN, true),
+            (1.0, f64::NAN, false),
+            (f64::NAN, 1.0, false),
+        ] {
+            assert_eq!(is_same(now, then), same, "{now} and {then}");
+        }
+    }
 }
