@@ -18,6 +18,7 @@ mod mistakes;
 mod plan;
 mod ranks;
 mod render;
+mod replay;
 mod resume;
 mod sampling;
 mod slurm;

@@ -16,6 +16,7 @@ mod outcome;
 mod plan;
 mod quickstart;
 mod render;
+mod replay;
 mod sample;
 mod train;
 mod vae;
@@ -72,6 +73,8 @@ enum Command {
     Chaos(chaos::Args),
     /// List, verify and fingerprint a run's checkpoints.
     Checkpoint(checkpoint::Args),
+    /// Go through one step of a run again, on one process, and name the sample and the layer that broke it.
+    Replay(replay::Args),
 }
 
 fn main() -> ExitCode {
@@ -115,6 +118,7 @@ fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
         Command::CoordinateCheck(args) => coordinate_check::run(args),
         Command::Chaos(args) => chaos::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
+        Command::Replay(args) => replay::run(args),
     }
 }
 
