@@ -8,6 +8,7 @@ mod data_order;
 mod data_sets;
 mod exports;
 mod feature_cache;
+mod hosts;
 mod incidents;
 mod latents;
 mod lidit;
