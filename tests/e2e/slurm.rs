@@ -198,7 +198,7 @@ fn a_job_that_is_signalled_or_loses_a_rank_ends_as_if_nothing_had_happened() {
     assert_eq!(Job::traces(&state), (String::new(), "2".into()));
     let log = cluster.log();
     assert!(
-        log.contains("rank 2 failed") && log.contains("restart 1 of at most 2"),
+        log.contains("rank 2 (on ") && log.contains("restart 1 of at most 2"),
         "{log}"
     );
 

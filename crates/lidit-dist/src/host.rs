@@ -186,9 +186,17 @@ impl Shared {
         }
         let mut state = self.lock();
         if state.closing {
-            return Ok(Some((Op::Refused, "rank 0 is leaving, this rank came too late".into())));
+            return Ok(Some((
+                Op::OtherRun,
+                "rank 0 is leaving, this rank came too late".into(),
+            )));
         }
         if let Some(host) = state.came.get(&claim.rank) {
+            // A replaced rank may come while those that it was lost to have not noticed yet: the next attempt is its own.
+            if state.came.len() == self.size || state.gone.contains(&claim.rank) {
+                let why = format!("rank {} has already been here, from {host}", claim.rank);
+                return Ok(Some((Op::OtherRun, why)));
+            }
             let why = format!(
                 "rank {} is already here, from {host}: give every process a rank of its own",
                 claim.rank

@@ -19,6 +19,10 @@ const RETRY: Duration = Duration::from_millis(50);
 /// How long one address may take to answer, and how long its name is believed: a pod that is replaced keeps its name
 /// and not its address.
 const STALE: Duration = Duration::from_secs(5);
+/// How long DNS may go on answering the address of the pod that was replaced.
+const NAME_CACHE: Duration = Duration::from_secs(40);
+/// A rank 0 that is just ending closes connections in the middle of a handshake; one that does so again has its reasons.
+const CLOSED_DOOR: Duration = Duration::from_secs(1);
 
 /// One rank's connection to the rendezvous of its run: keys, counters, and who is at fault when something fails.
 ///
@@ -42,21 +46,19 @@ impl Store {
             address: address.clone(),
             problem,
         };
-        let addresses = resolve(meeting, until).map_err(|error| {
+        let mut addresses = resolve(meeting, until).map_err(|error| {
             failed(format!(
                 "host {:?} is unknown here: {error}; check MASTER_ADDR",
                 meeting.host
             ))
         })?;
-        let host = if place.rank == 0 {
-            let host = Host::listen(&addresses, place.size, &meeting.run, &meeting.secret);
-            Some(host.map_err(|error| {
+        let host = match place.rank {
+            0 => Some(listen(&mut addresses, place, meeting, until).map_err(|error| {
                 failed(format!(
                     "rank 0 can't listen there: {error}; choose a free MASTER_PORT, and start only one rank 0"
                 ))
-            })?)
-        } else {
-            None
+            })?),
+            _ => None,
         };
         let claim = Claim {
             rank: place.rank,
@@ -254,6 +256,23 @@ fn resolve(meeting: &Meeting, until: Instant) -> io::Result<Vec<SocketAddr>> {
     }
 }
 
+/// Listens at an address of the meeting's name that is this host's own; a replaced pod's name may still have the old one.
+fn listen(addresses: &mut Vec<SocketAddr>, place: &Place, meeting: &Meeting, until: Instant) -> io::Result<Host> {
+    let until = until.min(Instant::now() + NAME_CACHE);
+    let is_name = meeting.host.parse::<IpAddr>().is_err();
+    loop {
+        match Host::listen(addresses, place.size, &meeting.run, &meeting.secret) {
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable && is_name && Instant::now() < until => {
+                thread::sleep(ANSWER);
+                if let Ok(found) = resolve(meeting, Instant::now()) {
+                    *addresses = found;
+                }
+            }
+            listening => return listening,
+        }
+    }
+}
+
 /// Connects and introduces itself until `until`; `None` if rank 0 did not come in time. An error says why it is hopeless.
 fn knock(
     mut addresses: Vec<SocketAddr>,
@@ -263,6 +282,7 @@ fn knock(
 ) -> Result<Option<TcpStream>, String> {
     let mut stale = None;
     let mut resolved = Instant::now();
+    let mut was_closed = false;
     loop {
         for address in &addresses {
             let left = until.saturating_duration_since(Instant::now()).max(RETRY);
@@ -273,6 +293,10 @@ fn knock(
                 Ok(Entry::Welcome) => return Ok(Some(stream)),
                 Ok(Entry::OtherRun(why)) => stale = Some(why),
                 Ok(Entry::Refused(why)) => return Err(why),
+                Err(error) if is_closed_door(&error) && !was_closed => {
+                    was_closed = true;
+                    thread::sleep(CLOSED_DOOR);
+                }
                 Err(error) => return Err(explain(&error)),
             }
         }
@@ -308,9 +332,16 @@ fn enter(stream: &mut TcpStream, claim: &Claim, secret: &str, patience: Duration
     })
 }
 
+fn is_closed_door(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+    )
+}
+
 fn explain(error: &io::Error) -> String {
     match error.kind() {
-        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
+        _ if is_closed_door(error) => {
             "rank 0 closed the door: give every rank the same LIDIT_RENDEZVOUS_SECRET, and read what rank 0 printed if it has just ended".into()
         }
         ErrorKind::WouldBlock | ErrorKind::TimedOut => "rank 0 took the connection and says nothing".into(),

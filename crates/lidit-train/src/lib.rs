@@ -5,6 +5,7 @@ pub mod cache;
 pub mod history;
 pub mod incident;
 pub mod metrics;
+pub mod replay;
 
 mod atomic;
 mod buckets;
@@ -61,6 +62,7 @@ mod state;
 mod step;
 mod stop;
 mod stream_log;
+mod suspect;
 mod tensorboard;
 mod train;
 mod vae;

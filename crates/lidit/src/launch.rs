@@ -48,7 +48,7 @@ pub struct Args {
     /// Which of the hosts this is, from 0.
     #[arg(long, value_name = "I", default_value_t = 0)]
     node: u16,
-    /// The lidit command that every rank runs: `train CONFIG ..` or `cache CONFIG --out DIR`.
+    /// The lidit command that every rank runs: `train CONFIG ..`, `cache CONFIG --out DIR` or `doctor CONFIG`.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
@@ -69,7 +69,8 @@ pub fn run(args: &Args) -> Result<Outcome> {
         );
     }
     // Of the commands that ranks share, only training is told to go on.
-    let is_train = args.command.iter().any(|word| word == "train");
+    let first = args.command.iter().find(|word| !word.starts_with('-'));
+    let is_train = first.is_some_and(|command| command == "train");
     let launch = Launch {
         program: std::env::current_exe().context("finding this binary")?,
         command: args.command.clone(),
