@@ -9,6 +9,7 @@ mod data_sets;
 mod doctor;
 mod exports;
 mod feature_cache;
+mod hosts;
 mod incidents;
 mod kubernetes;
 mod latents;
