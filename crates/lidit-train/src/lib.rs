@@ -62,7 +62,6 @@ mod state;
 mod step;
 mod stop;
 mod stream_log;
-mod suspect;
 mod tensorboard;
 mod train;
 mod vae;
