@@ -49,10 +49,26 @@ pub enum Event {
         /// Rank 0's device, as given by `--device`.
         device: String,
     },
+    /// A checkpoint is damaged and was not gone on from.
+    Skipped {
+        /// Steps that it had done.
+        step: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A checkpoint is complete.
     Saved {
         /// Steps done.
         step: u64,
+        /// Milliseconds that training waited for it.
+        #[serde(default)]
+        stall_ms: u64,
+        /// Milliseconds that it took to write, in the background.
+        #[serde(default)]
+        write_ms: u64,
+        /// Bytes of all its files.
+        #[serde(default)]
+        bytes: u64,
     },
     /// The attempt ended on purpose before the last step and can be resumed.
     Stopped {
@@ -149,7 +165,14 @@ mod tests {
         let mut first = History::open(&run).unwrap();
         let started = Event::started(0, 2, "0.1.0", "cpu");
         first.record(started.clone()).unwrap();
-        first.record(Event::Saved { step: 10 }).unwrap();
+        first
+            .record(Event::Saved {
+                step: 10,
+                stall_ms: 3,
+                write_ms: 50,
+                bytes: 1000,
+            })
+            .unwrap();
         first
             .record(Event::Stopped {
                 step: 10,

@@ -174,7 +174,10 @@ fn adamw(train: &TrainConfig, weight_decay: f32) -> AdamW {
 
 /// A flat f32 tensor's values on the host.
 pub fn host(tensor: &Tensor<1>) -> Vec<f32> {
-    tensor.to_data().iter::<f32>().collect()
+    let data = tensor.to_data();
+    // One copy of memory, where element by element takes ten times as long.
+    data.as_slice::<f32>()
+        .map_or_else(|_| data.iter::<f32>().collect(), <[f32]>::to_vec)
 }
 
 /// Host values as a flat tensor on `device`.

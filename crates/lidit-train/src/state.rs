@@ -1,5 +1,7 @@
 //! Everything that changes while a run trains.
 
+use std::ops::Range;
+
 use anyhow::{Result, ensure};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -13,10 +15,13 @@ use crate::config::{RunConfig, Sharding};
 use crate::digest::hex;
 use crate::ema::Ema;
 use crate::gradients::Ownership;
-use crate::layout::FlatLayout;
-use crate::manifest::DataPosition;
+use crate::layout::{FlatLayout, even_ranges};
+use crate::manifest::{DataPosition, FORMAT_VERSION, Manifest};
 use crate::optimizer::{FlatAdamW, host, upload};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{FlatWeights, Snapshot};
+
+/// Elements of a vector of flat space that are gathered at once.
+const GATHERED: usize = 1 << 24;
 
 /// The trained network, the optimizer's state of the own range, the averages, and the place in the sample stream.
 pub struct TrainState {
@@ -98,7 +103,7 @@ impl TrainState {
         })
     }
 
-    /// The state on the host, ready to be written. A collective: every rank calls it.
+    /// This rank's part of the state on the host, ready to be written. A collective: every rank calls it.
     pub fn snapshot(
         &self,
         config: &RunConfig,
@@ -107,15 +112,30 @@ impl TrainState {
         identity: &Identity,
         world: &World,
     ) -> Result<Snapshot> {
-        let masters = host(&ownership.gather(self.optimizer.masters(), world)?);
+        let at_root = |own| gather_at_root(own, layout.len(), ownership, world);
+        let masters = at_root(self.optimizer.masters())?;
         let ema = self
             .ema
             .iter()
-            .map(|ema| Ok((ema.half_life(), host(&ownership.gather(ema.weights(), world)?))))
-            .collect::<Result<_>>()?;
+            .map(|ema| Ok((ema.half_life(), at_root(ema.weights())?)));
+        let ema = ema.collect::<Result<Vec<_>>>()?;
+        let weights = masters.map(|masters| FlatWeights {
+            masters,
+            ema: ema
+                .into_iter()
+                .filter_map(|(half_life, average)| Some((half_life, average?)))
+                .collect(),
+        });
         let writes = world.rank() == 0 || config.train.sharding == Sharding::Zero1;
-        Ok(Snapshot {
+        let optimizer = writes.then(|| OptimizerPart {
+            start: self.optimizer.own().start,
+            moments: self.optimizer.moments(),
+        });
+        let manifest = Manifest {
+            format_version: FORMAT_VERSION,
+            lidit_version: env!("CARGO_PKG_VERSION").to_owned(),
             step: self.step,
+            world_size: world.size(),
             data: DataPosition {
                 position: self.step * config.train.global_batch as u64,
                 digest: self.sample_digest.0.clone(),
@@ -123,13 +143,14 @@ impl TrainState {
             },
             encoders: identity.encoders.clone(),
             vae: identity.vae.clone(),
+            ema_half_lives: config.train.ema_half_lives.clone(),
             layout: layout.entries().to_vec(),
-            masters,
-            ema,
-            optimizer: writes.then(|| OptimizerPart {
-                start: self.optimizer.own().start,
-                moments: self.optimizer.moments(),
-            }),
+            files: Vec::new(),
+        };
+        Ok(Snapshot {
+            manifest,
+            weights,
+            optimizer,
         })
     }
 
@@ -149,6 +170,42 @@ impl TrainState {
         let all: Tensor<1> = ownership.gather(own, world)?;
         Ok(layout.load(&all, config.train.precision, self.model.valid()))
     }
+}
+
+/// A vector of flat space, `len` long, on rank 0 from every rank's own range of it; `None` on the others, which never
+/// hold more of it than [`GATHERED`] elements. A collective.
+fn gather_at_root(own: &Tensor<1>, len: usize, ownership: &Ownership, world: &World) -> Result<Option<Vec<f32>>> {
+    let is_root = world.rank() == 0;
+    if !ownership.is_split() {
+        return Ok(is_root.then(|| host(own)));
+    }
+    let ranges = even_ranges(len, world.size());
+    let own = host(own);
+    let mut all = is_root.then(|| vec![0.0; len]);
+    // A piece of every range at a time: all links are busy.
+    let piece = (GATHERED / world.size()).max(1);
+    let longest = ranges.iter().map(Range::len).max().unwrap_or(0);
+    for start in (0..longest).step_by(piece) {
+        let mut end = 0;
+        let places: Vec<Range<usize>> = ranges
+            .iter()
+            .map(|range| {
+                let begin = end;
+                end += range.len().saturating_sub(start).min(piece);
+                begin..end
+            })
+            .collect();
+        let mut pieces = vec![0.0; end];
+        let mine = places[world.rank()].clone();
+        pieces[mine.clone()].copy_from_slice(&own[start.min(own.len())..][..mine.len()]);
+        world.all_gather(&mut pieces, &places)?;
+        if let Some(all) = &mut all {
+            for (range, place) in ranges.iter().zip(places) {
+                all[range.start + start.min(range.len())..][..place.len()].copy_from_slice(&pieces[place]);
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// What a checkpoint must agree with to be continued or sampled.
