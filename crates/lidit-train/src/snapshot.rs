@@ -10,7 +10,6 @@ use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use crate::checkpoint::OptimizerPart;
 use crate::checkpoint_folder::CheckpointFolder;
 use crate::digest::HashedFile;
-use crate::layout::Entry;
 use crate::manifest::{FORMAT_VERSION, FileEntry, MODEL_FILE, Manifest, ema_file, optimizer_file};
 use crate::written_part::WrittenPart;
 
@@ -135,6 +134,7 @@ fn write_tensors(
 #[cfg(test)]
 impl Snapshot {
     pub(crate) fn example(step: u64) -> Self {
+        use crate::layout::Entry;
         use crate::manifest::DataPosition;
         use crate::optimizer::Moments;
         let role = lidit_model::Role::of("blocks.0.mlp.up.weight");
