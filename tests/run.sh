@@ -17,9 +17,9 @@ if ! dpkg -s libgloo-dev g++ >/dev/null 2>&1; then
     fi
 fi
 
-# Python for the tests that talk to other programs: an S3 server, TensorBoard.
+# Python for the tests that talk to other programs: an S3 server, TensorBoard, the schemas of Kubernetes.
 venv="$target/tests-venv"
-needs=(tensorboard 'moto[server]>=5,<6' 'boto3>=1,<2')
+needs=(tensorboard 'moto[server]>=5,<6' 'boto3>=1,<2' 'kubernetes-validate>=1.37')
 stamp="$venv/installed ${needs[*]}"
 if [ ! -e "$stamp" ]; then
     python3 -m venv "$venv"

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::data_sets::write_set;
-use crate::lidit::{debug_config, error, json, losses, root, train, train_args};
+use crate::lidit::{debug_config, draw_one, error, json, losses, root, train, train_args};
 
 /// A tiny VAE with random weights: 4 channels, two pixels a latent.
 fn vae() -> String {
@@ -52,21 +52,7 @@ fn a_run_in_latents_trains_draws_and_goes_on_from_written_latents() {
     let [run, cached, features, pictures] = ["run", "cached", "features", "pictures"].map(|name| dir.path().join(name));
     let sets = sets(&vae());
     train(&run, &strs(&sets), 0);
-    let drawn = json(
-        &[
-            "sample",
-            "--run",
-            run.to_str().unwrap(),
-            "--out",
-            pictures.to_str().unwrap(),
-            "--prompt",
-            "a beetle",
-        ],
-        0,
-    );
-    assert_eq!(drawn["images"].as_array().unwrap().len(), 1);
-    let picture = image::open(pictures.join("0000.png")).unwrap();
-    assert_eq!((picture.width(), picture.height()), (16, 16));
+    draw_one(&run, &pictures, 16);
 
     let config = debug_config();
     let cache = ["cache", config.to_str().unwrap(), "--out", features.to_str().unwrap()];

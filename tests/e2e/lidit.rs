@@ -119,6 +119,19 @@ pub fn losses(dir: &Path) -> Vec<(u64, f64)> {
         .collect()
 }
 
+/// Draws one picture with `run` into `out`, `side` pixels wide and high.
+pub fn draw_one(run: &Path, out: &Path, side: u32) -> Value {
+    let [run, folder] = [run, out].map(|path| path.to_str().unwrap());
+    let drawn = json(
+        &["sample", "--run", run, "--out", folder, "--prompt", "a blue whale"],
+        0,
+    );
+    assert_eq!(drawn["images"].as_array().unwrap().len(), 1);
+    let picture = image::open(out.join("0000.png")).unwrap();
+    assert_eq!((picture.width(), picture.height()), (side, side));
+    drawn
+}
+
 /// All weights of the checkpoint of `step`, tensor by tensor in order of names.
 pub fn weights(dir: &Path, step: u64) -> Vec<f32> {
     numbers(dir, step, "model")

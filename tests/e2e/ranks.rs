@@ -1,5 +1,6 @@
 //! Several processes train what one trains: invariant 3's bounds.
 
+use std::fs;
 use std::path::Path;
 
 use crate::lidit::{
@@ -82,7 +83,7 @@ fn two_and_three_ranks_train_what_one_trains_sharded_or_not() {
 }
 
 #[test]
-fn a_run_goes_on_with_another_number_of_ranks() {
+fn what_four_ranks_wrote_goes_on_with_one_two_or_three() {
     let dir = tempfile::tempdir().unwrap();
     let run = |name: &str| dir.path().join(name);
     train(&run("one"), &["--set", STEPS], 0);
@@ -94,9 +95,50 @@ fn a_run_goes_on_with_another_number_of_ranks() {
         "--set",
         "train.sharding=\"zero1\"",
     ];
-    launch(&run("moved"), "2", &zero1, 75);
-    train(&run("moved"), &["--resume"], 0);
-    assert_same_training(&run("moved"), &run("one"));
+    launch(&run("four"), "4", &zero1, 75);
+    for ranks in ["1", "2", "3"] {
+        let moved = run(ranks);
+        copy_folder(&run("four"), &moved);
+        launch(&moved, ranks, &["--resume"], 0);
+        assert_same_training(&moved, &run("one"));
+    }
+}
+
+#[test]
+fn the_bits_of_a_run_depend_neither_on_sharding_nor_on_buckets() {
+    let dir = tempfile::tempdir().unwrap();
+    let digest_of = |name: &str, sets: &[&str]| {
+        // More than one bucket of a megabyte.
+        let mut all = vec!["train.steps=6", "train.precision=\"bf16\"", "model.depth=6"];
+        all.extend(sets);
+        let args: Vec<&str> = all.iter().flat_map(|set| ["--set", set]).collect();
+        launch(&dir.path().join(name), "2", &args, 0);
+        digest(&dir.path().join(name))
+    };
+    let (zero1, small, bf16) = (
+        "train.sharding=\"zero1\"",
+        "train.bucket_mb=1",
+        "train.reduce_dtype=\"bf16\"",
+    );
+    let whole = digest_of("none", &[]);
+    assert_eq!(digest_of("none-small", &[small]), whole);
+    assert_eq!(digest_of("zero1", &[zero1]), whole);
+    assert_eq!(digest_of("zero1-small", &[zero1, small]), whole);
+    let rounded = digest_of("none-bf16", &[bf16]);
+    assert_eq!(digest_of("zero1-bf16", &[zero1, small, bf16]), rounded);
+    assert_ne!(rounded, whole, "rounded gradients train other bits");
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (path, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+        if path.is_dir() {
+            copy_folder(&path, &to);
+        } else {
+            fs::copy(&path, &to).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::lidit::{command, debug_config, error, json, root, stderr};
+use crate::lidit::{command, debug_config, draw_one, error, json, root, stderr};
 
 fn config() -> String {
     root()
@@ -83,21 +83,7 @@ fn stages_follow_each_other_and_a_stopped_one_goes_on() {
 
     // Readers take the newest stage.
     let out = dir.path().join("out");
-    let drawn = json(
-        &[
-            "sample",
-            "--run",
-            parts_dir,
-            "--out",
-            out.to_str().unwrap(),
-            "--prompt",
-            "a beetle",
-        ],
-        0,
-    );
-    assert_eq!(drawn["step"], 10);
-    let picture = image::open(out.join("0000.png")).unwrap();
-    assert_eq!((picture.width(), picture.height()), (24, 24));
+    assert_eq!(draw_one(&parts, &out, 24)["step"], 10);
     assert_eq!(json(&["data", "audit", parts_dir], 0)["steps"], 10);
 }
 

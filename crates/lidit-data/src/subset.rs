@@ -56,6 +56,12 @@ impl Subset {
         }
     }
 
+    /// The ids of `count` members, spread evenly; of all, where there are not more.
+    pub fn spread(&self, count: u64) -> Vec<u64> {
+        let (len, count) = (u128::from(self.len()), u128::from(count.min(self.len())));
+        (0..count).map(|i| self.id((i * len / count) as u64)).collect()
+    }
+
     /// Which member the row `id` is, where it belongs.
     pub fn index(&self, id: u64) -> Option<u64> {
         let index = match self {
@@ -83,6 +89,19 @@ mod tests {
         assert_eq!(hundred[..10], ten);
         assert_eq!(hundred.iter().collect::<BTreeSet<_>>().len(), 100);
         assert!(hundred.iter().all(|id| *id < 1000));
+    }
+
+    #[test]
+    fn a_spread_choice_has_members_only_each_once() {
+        for subset in [Subset::new(50, None, 3), Subset::new(50, Some(20), 3)] {
+            for count in [0, 1, 7, 20, 200] {
+                let ids = subset.spread(count);
+                assert_eq!(ids.len() as u64, count.min(subset.len()));
+                assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len());
+                assert!(ids.iter().all(|id| subset.index(*id).is_some()), "{ids:?}");
+            }
+        }
+        assert_eq!(Subset::new(50, None, 3).spread(5), [0, 10, 20, 30, 40]);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::member::{Member, names};
+
 /// Every way in which processes fail to meet or to exchange.
 #[derive(Debug, thiserror::Error)]
 pub enum DistError {
@@ -24,11 +26,13 @@ pub enum DistError {
         features: &'static str,
     },
     /// Ranks that did not come to the rendezvous in time.
-    #[error("{} did not come to the rendezvous at {address} within {:.1} s: start every rank with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE, and read what the missing ones printed", name_ranks(.ranks), .deadline.as_secs_f64())]
+    #[error("{} did not come to the rendezvous at {address} within {:.1} s{}: start every rank with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE, and read what the missing ones printed", names(.missing), .deadline.as_secs_f64(), who_did(.came))]
     Missing {
-        /// The missing ranks.
-        ranks: Vec<usize>,
-        /// Where the others met.
+        /// Who is missing; their hosts only where the launcher says which they should run on.
+        missing: Vec<Member>,
+        /// Who came.
+        came: Vec<Member>,
+        /// Where they met.
         address: String,
         /// How long they waited.
         deadline: Duration,
@@ -42,10 +46,10 @@ pub enum DistError {
         problem: String,
     },
     /// A peer failed, left, or did not answer within the deadline. The whole world is unusable afterwards.
-    #[error("{} failed or did not answer in {operation}: {detail}", name_ranks(.ranks))]
+    #[error("{} failed or did not answer in {operation}: {detail}", names(.members))]
     Peer {
-        /// The ranks at fault; empty when nobody could tell.
-        ranks: Vec<usize>,
+        /// Who is at fault; empty when nobody could tell.
+        members: Vec<Member>,
         /// The collective that failed.
         operation: &'static str,
         /// What the engine saw.
@@ -68,16 +72,12 @@ impl DistError {
     }
 }
 
-/// `rank 2`, `ranks 1, 3`, or `a peer` when nobody knows which.
-fn name_ranks(ranks: &[usize]) -> String {
-    match ranks {
-        [] => "a peer".into(),
-        [one] => format!("rank {one}"),
-        many => {
-            let names: Vec<String> = many.iter().map(usize::to_string).collect();
-            format!("ranks {}", names.join(", "))
-        }
+/// So that a person sees which host lacks.
+fn who_did(came: &[Member]) -> String {
+    if came.is_empty() {
+        return String::new();
     }
+    format!(" ({} did)", names(came))
 }
 
 #[cfg(test)]
@@ -85,20 +85,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lost_ranks_are_named() {
-        let text = |ranks: &[usize]| {
-            DistError::Peer {
-                ranks: ranks.to_vec(),
-                operation: "all_gather",
-                detail: "connection closed".into(),
+    fn lost_and_missing_ranks_are_named_with_their_hosts() {
+        let hosts = ["node-a", "node-a", "node-b"].map(String::from);
+        let lost = DistError::Peer {
+            members: Member::of([2], &hosts),
+            operation: "all_gather",
+            detail: "connection closed".into(),
+        };
+        assert_eq!(
+            lost.to_string(),
+            "rank 2 (on node-b) failed or did not answer in all_gather: connection closed"
+        );
+        let missing = |came: &[usize]| {
+            DistError::Missing {
+                missing: Member::of([3], &[]),
+                came: Member::of(came.iter().copied(), &hosts),
+                address: "node-a:29500".into(),
+                deadline: Duration::from_millis(1500),
             }
             .to_string()
         };
-        assert_eq!(
-            text(&[2]),
-            "rank 2 failed or did not answer in all_gather: connection closed"
+        assert!(
+            missing(&[0, 1, 2]).starts_with(
+                "rank 3 did not come to the rendezvous at node-a:29500 within 1.5 s (ranks 0, 1 (on node-a), rank 2 (on node-b) did): "
+            ),
+            "{}",
+            missing(&[0, 1, 2])
         );
-        assert!(text(&[1, 3]).starts_with("ranks 1, 3 failed"));
-        assert!(text(&[]).starts_with("a peer failed"));
+        assert!(missing(&[]).contains("within 1.5 s: start"));
     }
 }

@@ -13,7 +13,7 @@ use bytemuck::Pod;
 use crate::mesh::{Broken, Mesh};
 use crate::store::Store;
 use crate::watch::Watch;
-use crate::{DistError, Meeting, Place};
+use crate::{DistError, Meeting, Member, Place, bf16, interface};
 
 /// Part of a range that travels and is summed at once: small enough to be summed from cache.
 const SEGMENT: usize = 1 << 20;
@@ -38,14 +38,18 @@ pub struct Gloo {
 /// A mesh that works, or who broke it.
 enum State {
     Alive(Mesh),
-    Dead { ranks: Vec<usize>, detail: String },
+    Dead { members: Vec<Member>, detail: String },
 }
 
 impl Gloo {
     /// Meets the other ranks and connects to each.
     pub fn join(place: &Place, meeting: &Meeting, deadline: Duration) -> Result<Self, DistError> {
         let store = Arc::new(Store::join(place, meeting, deadline)?);
-        let mesh = Mesh::connect(place.rank, place.size, &store, deadline)
+        let address = match &place.interface {
+            Some(asked) => interface::choose(asked, store.local_address())?,
+            None => store.local_address(),
+        };
+        let mesh = Mesh::connect(place.rank, place.size, address, &store, deadline)
             .map_err(|detail| store.blame("connect", &[], detail))?;
         let abort = mesh.abort();
         let watch = Watch::start(Arc::clone(&store), move || abort.abort())?;
@@ -89,6 +93,27 @@ impl Gloo {
         })
     }
 
+    /// As `all_reduce` with a sum of f32, but every rank's summands travel as bf16; their sum is made and sent in f32.
+    pub fn all_reduce_bf16(&self, operation: &'static str, values: &mut [f32]) -> Result<(), DistError> {
+        self.run(operation, |mesh, until| {
+            let ranges = split(values.len(), self.size);
+            self.reduce_parts_bf16(mesh, values, &ranges, until)?;
+            self.gather_parts(mesh, values, &ranges, until)
+        })
+    }
+
+    /// As `reduce_scatter` with a sum of f32, but every rank's summands travel as bf16; their sum is made in f32.
+    pub fn reduce_scatter_bf16(
+        &self,
+        operation: &'static str,
+        values: &mut [f32],
+        ranges: &[Range<usize>],
+    ) -> Result<(), DistError> {
+        self.run(operation, |mesh, until| {
+            self.reduce_parts_bf16(mesh, values, ranges, until)
+        })
+    }
+
     /// Fills `values[ranges[r]]` with rank r's, for every r.
     pub fn all_gather<T: Pod>(
         &self,
@@ -125,10 +150,10 @@ impl Gloo {
     ) -> Result<(), DistError> {
         let mut state = self.mesh.lock().unwrap_or_else(PoisonError::into_inner);
         let broken = match &mut *state {
-            State::Dead { ranks, detail } => {
+            State::Dead { members, detail } => {
                 let detail = format!("the world ended before: {detail}");
                 return Err(DistError::Peer {
-                    ranks: ranks.clone(),
+                    members: members.clone(),
                     operation,
                     detail,
                 });
@@ -144,11 +169,11 @@ impl Gloo {
         let detail = format!("{} (deadline {:.1} s)", broken.detail, self.deadline.as_secs_f64());
         let suspects: Vec<usize> = broken.peer.into_iter().collect();
         let error = self.store.blame(operation, &suspects, detail);
-        let (ranks, detail) = match &error {
-            DistError::Peer { ranks, detail, .. } => (ranks.clone(), detail.clone()),
-            other => (suspects, other.to_string()),
+        let (members, detail) = match &error {
+            DistError::Peer { members, detail, .. } => (members.clone(), detail.clone()),
+            other => (Vec::new(), other.to_string()),
         };
-        *state = State::Dead { ranks, detail };
+        *state = State::Dead { members, detail };
         Err(error)
     }
 
@@ -196,6 +221,42 @@ impl Gloo {
                 theirs.iter().map(|buffer| &buffer[..own.len()]),
                 &fold,
             );
+        }
+        Ok(())
+    }
+
+    /// As `reduce_parts`. The own summands are rounded too, so that it does not matter who owns a range.
+    fn reduce_parts_bf16(
+        &self,
+        mesh: &mut Mesh,
+        values: &mut [f32],
+        ranges: &[Range<usize>],
+        until: Instant,
+    ) -> Result<(), Broken> {
+        let segment = SEGMENT / size_of::<u16>();
+        let longest = ranges.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
+        let mut ours = vec![Vec::new(); self.size];
+        let mut theirs = vec![vec![0u16; ranges[self.rank].len().min(segment)]; self.size];
+        for start in (0..longest).step_by(segment) {
+            let part = |rank: usize| cut(&ranges[rank], start, segment);
+            for (rank, rounded) in ours.iter_mut().enumerate() {
+                rounded.clear();
+                rounded.extend(values[part(rank)].iter().map(|value| bf16::round(*value)));
+            }
+            let own = part(self.rank);
+            theirs[self.rank][..own.len()].copy_from_slice(&ours[self.rank]);
+            let sends: Vec<_> = self
+                .others()
+                .map(|peer| (peer, bytemuck::cast_slice(&ours[peer])))
+                .collect();
+            let mut receives = receives(self.rank, theirs.iter_mut().map(|buffer| &mut buffer[..own.len()]));
+            mesh.exchange(&sends, &mut receives, until)?;
+            values[own.clone()].fill(0.0);
+            for summands in &theirs {
+                for (value, summand) in values[own.clone()].iter_mut().zip(summands) {
+                    *value += bf16::widen(*summand);
+                }
+            }
         }
         Ok(())
     }

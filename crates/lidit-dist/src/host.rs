@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::member::Member;
 use crate::wire::{self, Claim, Message, Op};
 
 /// How long somebody who has proved nothing may keep a connection.
@@ -38,9 +39,12 @@ struct Shared {
 struct State {
     entries: BTreeMap<String, Vec<u8>>,
     counters: BTreeMap<String, i64>,
-    came: BTreeSet<usize>,
+    /// Each rank's host.
+    came: BTreeMap<usize, String>,
     victims: BTreeSet<usize>,
     gone: BTreeSet<usize>,
+    /// Ranks that others were told are at fault.
+    blamed: BTreeSet<usize>,
     streams: Vec<TcpStream>,
     strangers: usize,
     /// Rank 0 leaves: nobody is let in or kept waiting any more.
@@ -73,7 +77,12 @@ impl Drop for Host {
         state.closing = true;
         self.shared.changed.notify_all();
         let until = Instant::now() + LINGER;
-        while state.gone.len() < state.came.len() {
+        // A rank that is stopped or cut off will never ask.
+        while state
+            .came
+            .keys()
+            .any(|rank| !state.gone.contains(rank) && !state.blamed.contains(rank))
+        {
             let Some(left) = until.checked_duration_since(Instant::now()) else {
                 break;
             };
@@ -177,15 +186,24 @@ impl Shared {
         }
         let mut state = self.lock();
         if state.closing {
-            return Ok(Some((Op::Refused, "rank 0 is leaving, this rank came too late".into())));
+            return Ok(Some((
+                Op::OtherRun,
+                "rank 0 is leaving, this rank came too late".into(),
+            )));
         }
-        if !state.came.insert(claim.rank) {
+        if let Some(host) = state.came.get(&claim.rank) {
+            // A replaced rank may come while those that it was lost to have not noticed yet: the next attempt is its own.
+            if state.came.len() == self.size || state.gone.contains(&claim.rank) {
+                let why = format!("rank {} has already been here, from {host}", claim.rank);
+                return Ok(Some((Op::OtherRun, why)));
+            }
             let why = format!(
-                "rank {} is already here: give every process a rank of its own",
+                "rank {} is already here, from {host}: give every process a rank of its own",
                 claim.rank
             );
             return Ok(Some((Op::Refused, why)));
         }
+        state.came.insert(claim.rank, claim.host.clone());
         state.streams.push(stream.try_clone()?);
         self.changed.notify_all();
         Ok(None)
@@ -199,12 +217,7 @@ impl Shared {
                 .wait_for(wait, |state| state.entries.get(&request.key).cloned())
                 .map_or(Message::of(Op::NotYet, []), |value| Message::of(Op::Done, value)),
             Op::Add => self.add(request.key, request.number as i64),
-            Op::Missing => {
-                let all = |state: &State| (state.came.len() == self.size).then_some(());
-                let _ = self.wait_for(wait, all);
-                let state = self.lock();
-                ranks(Op::Done, (0..self.size).filter(|rank| !state.came.contains(rank)))
-            }
+            Op::Members => self.members(wait),
             Op::Victim => {
                 self.lock().victims.insert(rank);
                 self.changed.notify_all();
@@ -217,6 +230,19 @@ impl Shared {
             Op::Culprits => self.culprits(rank, wait),
             Op::Done | Op::NotYet | Op::Refused | Op::OtherRun => Message::of(Op::Refused, "not a request"),
         }
+    }
+
+    fn members(&self, wait: Duration) -> Message {
+        let all = |state: &State| (state.came.len() == self.size).then_some(());
+        let _ = self.wait_for(wait, all);
+        let state = self.lock();
+        let members = state.came.iter();
+        Message::of(
+            Op::Done,
+            members
+                .flat_map(|(rank, host)| Member::encode(*rank, host))
+                .collect::<Vec<u8>>(),
+        )
     }
 
     fn set(&self, key: String, value: Vec<u8>) -> Message {
@@ -258,12 +284,11 @@ impl Shared {
         };
         let settled = |state: &State| (!dead(state).is_empty() || silent(state).is_empty()).then_some(());
         let _ = self.wait_for(wait, settled);
-        let state = self.lock();
+        let mut state = self.lock();
         let dead = dead(&state);
-        ranks(
-            Op::Done,
-            if dead.is_empty() { silent(&state) } else { dead }.into_iter(),
-        )
+        let culprits = if dead.is_empty() { silent(&state) } else { dead };
+        state.blamed.extend(&culprits);
+        ranks(Op::Done, culprits.into_iter())
     }
 
     /// Waits until `ready` answers something, the time is over, or the host closes.

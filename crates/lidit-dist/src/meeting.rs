@@ -4,7 +4,7 @@ use std::io;
 use std::net::TcpListener;
 
 use crate::place::{Lookup, number, refuse};
-use crate::{DistError, wire};
+use crate::{DistError, slurm, wire};
 
 /// Where the ranks of one run meet, and what they must know to be let in.
 #[derive(Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ impl Meeting {
         let host = match get("MASTER_ADDR") {
             Some(host) => host,
             None => get("SLURM_STEP_NODELIST")
-                .map(|nodes| first_host(&nodes))
+                .and_then(|nodes| slurm::expand(&nodes)?.into_iter().next())
                 .ok_or_else(|| {
                     refuse(
                         &[("MASTER_ADDR", "unset")],
@@ -118,24 +118,6 @@ fn run_name(get: Lookup) -> String {
     format!("lidit-{}", known.join("-"))
 }
 
-/// The first host of a Slurm node list: `gpu[003-005,9],login` is `gpu003`.
-fn first_host(nodes: &str) -> String {
-    let mut host = String::new();
-    let mut inside = false;
-    let mut skipping = false;
-    for letter in nodes.chars() {
-        match letter {
-            '[' => inside = true,
-            ']' => (inside, skipping) = (false, false),
-            ',' | '-' if inside => skipping = true,
-            ',' => break,
-            letter if !skipping => host.push(letter),
-            _ => {}
-        }
-    }
-    host
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -162,15 +144,6 @@ mod tests {
         assert_eq!((meeting.host.as_str(), meeting.port), ("gpu003", 21_234));
         let requeued = read(&format!("{step} SLURM_RESTART_COUNT=1")).unwrap();
         assert_ne!(requeued.run, meeting.run, "a requeued job is another attempt");
-        for (nodes, first) in [
-            ("a", "a"),
-            ("a,b", "a"),
-            ("n[7]", "n7"),
-            ("r[1-2]n[05-09]x,z", "r1n05x"),
-            ("n1-a,n2", "n1-a"),
-        ] {
-            assert_eq!(first_host(nodes), first, "{nodes}");
-        }
     }
 
     #[test]

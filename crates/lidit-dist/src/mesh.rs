@@ -5,6 +5,7 @@
 )]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::net::IpAddr;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -86,9 +87,15 @@ unsafe impl Send for Handle {}
 unsafe impl Sync for Handle {}
 
 impl Mesh {
-    /// Connects to every other rank, over the interface that leads to the rendezvous.
-    pub fn connect(rank: usize, size: usize, store: &Store, deadline: Duration) -> Result<Self, String> {
-        let address = CString::new(store.local_address().to_string()).map_err(|error| error.to_string())?;
+    /// Connects to every other rank, from `address` of this host.
+    pub fn connect(
+        rank: usize,
+        size: usize,
+        address: IpAddr,
+        store: &Store,
+        deadline: Duration,
+    ) -> Result<Self, String> {
+        let address = CString::new(address.to_string()).map_err(|error| error.to_string())?;
         let mut error: [c_char; ERROR_CAPACITY] = [0; ERROR_CAPACITY];
         // SAFETY: the shim uses the store's pointer during this call only, through the two callbacks below, which take it
         // for what it is; the texts and the buffer outlive the call.

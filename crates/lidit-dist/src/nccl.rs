@@ -22,7 +22,7 @@ use cudarc::nccl::{result, sys};
 
 use crate::communicator::{Communicator, Failure, open_device};
 use crate::watch::Watch;
-use crate::{DistError, Meeting, Place, Store};
+use crate::{DistError, Meeting, Member, Place, Store, Wire, bf16};
 
 /// The oldest NCCL whose configuration has what the binding writes.
 const OLDEST: i32 = 21_800;
@@ -41,7 +41,7 @@ pub struct Nccl {
 /// A communicator that works, or who broke it.
 enum State {
     Alive(Communicator),
-    Dead { ranks: Vec<usize>, detail: String },
+    Dead { members: Vec<Member>, detail: String },
 }
 
 impl Nccl {
@@ -72,9 +72,18 @@ impl Nccl {
         })
     }
 
-    /// Replaces `values` by their sum over ranks.
-    pub fn all_reduce_sum(&self, values: &mut [f32]) -> Result<(), DistError> {
-        self.all_reduce("all_reduce_sum", values, Kind { data: F32, fold: SUM })
+    /// Replaces `values` by their sum over ranks. NCCL adds in the type that travels: over bf16 it rounds the result, and
+    /// depending on its algorithm the sums on the way to it.
+    pub fn all_reduce_sum(&self, values: &mut [f32], wire: Wire) -> Result<(), DistError> {
+        match wire {
+            Wire::F32 => self.all_reduce("all_reduce_sum", values, Kind { data: F32, fold: SUM }),
+            Wire::Bf16 => {
+                let mut rounded = round(values);
+                self.all_reduce("all_reduce_sum", &mut rounded, Kind { data: BF16, fold: SUM })?;
+                widen(&rounded, values);
+                Ok(())
+            }
+        }
     }
 
     /// Replaces `values` by their sum over ranks.
@@ -89,16 +98,34 @@ impl Nccl {
         Ok(values[0])
     }
 
-    /// Replaces `values[ranges[rank]]` by its sum over ranks; leaves the rest as it was.
-    pub fn reduce_scatter_sum(&self, values: &mut [f32], ranges: &[Range<usize>]) -> Result<(), DistError> {
+    /// Replaces `values[ranges[rank]]` by its sum over ranks, as [`Nccl::all_reduce_sum`] adds; leaves the rest as it was.
+    pub fn reduce_scatter_sum(&self, values: &mut [f32], ranges: &[Range<usize>], wire: Wire) -> Result<(), DistError> {
+        let own = ranges[self.rank].clone();
+        match wire {
+            Wire::F32 => self.reduce_scatter(values, ranges, F32),
+            Wire::Bf16 => {
+                let mut rounded = round(values);
+                self.reduce_scatter(&mut rounded, ranges, BF16)?;
+                widen(&rounded[own.clone()], &mut values[own]);
+                Ok(())
+            }
+        }
+    }
+
+    fn reduce_scatter<T: Pod>(
+        &self,
+        values: &mut [T],
+        ranges: &[Range<usize>],
+        kind: sys::ncclDataType_t,
+    ) -> Result<(), DistError> {
         self.run("reduce_scatter_sum", |communicator, until| {
             let device = communicator.upload(values)?;
             // Ranges of different lengths: one reduction a rank, in one group.
             communicator.group(until, |raw, stream| {
                 ranges.iter().enumerate().try_for_each(|(root, range)| {
-                    let at = at(device, range.start * size_of::<f32>());
+                    let at = at(device, range.start * size_of::<T>());
                     // SAFETY: the staging buffer holds all of `values` and lives until the group is done.
-                    unsafe { result::reduce(at, at, range.len(), F32, SUM, root as i32, raw, stream) }.map(|_| ())
+                    unsafe { result::reduce(at, at, range.len(), kind, SUM, root as i32, raw, stream) }.map(|_| ())
                 })
             })?;
             communicator.download(values, ranges[self.rank].clone())
@@ -106,14 +133,15 @@ impl Nccl {
     }
 
     /// Fills `values[ranges[r]]` with rank r's, for every r.
-    pub fn all_gather(&self, values: &mut [f32], ranges: &[Range<usize>]) -> Result<(), DistError> {
+    pub fn all_gather<T: Pod>(&self, values: &mut [T], ranges: &[Range<usize>]) -> Result<(), DistError> {
         self.run("all_gather", |communicator, until| {
             let device = communicator.upload(values)?;
             communicator.group(until, |raw, stream| {
                 ranges.iter().enumerate().try_for_each(|(root, range)| {
-                    let at = at(device, range.start * size_of::<f32>());
+                    let at = at(device, range.start * size_of::<T>());
+                    let bytes = range.len() * size_of::<T>();
                     // SAFETY: the staging buffer holds all of `values` and lives until the group is done.
-                    unsafe { result::broadcast(at, at, range.len(), F32, root as i32, raw, stream) }.map(|_| ())
+                    unsafe { result::broadcast(at, at, bytes, U8, root as i32, raw, stream) }.map(|_| ())
                 })
             })?;
             communicator.download(values, 0..values.len())
@@ -156,10 +184,10 @@ impl Nccl {
     ) -> Result<(), DistError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let failure = match &mut *state {
-            State::Dead { ranks, detail } => {
+            State::Dead { members, detail } => {
                 let detail = format!("the world ended before: {detail}");
                 return Err(DistError::Peer {
-                    ranks: ranks.clone(),
+                    members: members.clone(),
                     operation,
                     detail,
                 });
@@ -175,29 +203,19 @@ impl Nccl {
                 }
             }
         };
-        let (ranks, error) = match failure {
-            Failure::Own(problem) => (vec![self.rank], own(format!("{operation}: {problem}"))),
+        let error = match failure {
+            Failure::Own(problem) => own(format!("{operation}: {problem}")),
             Failure::Peer(detail) => {
                 let detail = format!("{detail} (deadline {:.1} s)", self.deadline.as_secs_f64());
-                match self.store.blame(operation, &[], detail) {
-                    DistError::Peer {
-                        ranks,
-                        operation,
-                        detail,
-                    } => (
-                        ranks.clone(),
-                        DistError::Peer {
-                            ranks,
-                            operation,
-                            detail,
-                        },
-                    ),
-                    other => (Vec::new(), other),
-                }
+                self.store.blame(operation, &[], detail)
             }
         };
+        let members = match &error {
+            DistError::Peer { members, .. } => members.clone(),
+            _ => Member::of([self.rank], self.store.hosts()),
+        };
         *state = State::Dead {
-            ranks,
+            members,
             detail: error.to_string(),
         };
         Err(error)
@@ -212,6 +230,7 @@ struct Kind {
 }
 
 const F32: sys::ncclDataType_t = sys::ncclDataType_t::ncclFloat32;
+const BF16: sys::ncclDataType_t = sys::ncclDataType_t::ncclBfloat16;
 const F64: sys::ncclDataType_t = sys::ncclDataType_t::ncclFloat64;
 const U64: sys::ncclDataType_t = sys::ncclDataType_t::ncclUint64;
 const U8: sys::ncclDataType_t = sys::ncclDataType_t::ncclUint8;
@@ -238,6 +257,16 @@ fn own(problem: String) -> DistError {
     DistError::Engine {
         engine: "nccl",
         problem,
+    }
+}
+
+fn round(values: &[f32]) -> Vec<u16> {
+    values.iter().map(|value| bf16::round(*value)).collect()
+}
+
+fn widen(rounded: &[u16], values: &mut [f32]) {
+    for (value, rounded) in values.iter_mut().zip(rounded) {
+        *value = bf16::widen(*rounded);
     }
 }
 
@@ -287,4 +316,85 @@ fn agree_on_id(rank: usize, version: i32, store: &Store, deadline: Duration) -> 
     Ok(sys::ncclUniqueId {
         internal: id.map(|byte| byte as std::ffi::c_char),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::thread;
+
+    use super::*;
+    use crate::World;
+
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    /// The library's version; nothing, and a line that says so, where there is none. No GPU is needed.
+    fn library() -> Option<i32> {
+        version().map_err(|error| println!("not run: {error}")).ok()
+    }
+
+    fn on_ranks<T: Send>(size: usize, rank_main: impl Fn(&Place, &Meeting) -> T + Sync) -> Vec<T> {
+        let meeting = Meeting::on_this_host("test").unwrap();
+        thread::scope(|scope| {
+            let ranks: Vec<_> = (0..size)
+                .map(|rank| {
+                    let (meeting, rank_main) = (&meeting, &rank_main);
+                    scope.spawn(move || rank_main(&Place::of(rank, size, rank), meeting))
+                })
+                .collect();
+            ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+        })
+    }
+
+    #[test]
+    fn all_ranks_agree_on_an_id_of_the_real_library() {
+        let Some(version) = library() else { return };
+        let agree = || {
+            on_ranks(3, |place, meeting| {
+                let store = Store::join(place, meeting, DEADLINE).unwrap();
+                agree_on_id(place.rank, version, &store, DEADLINE).unwrap().internal
+            })
+        };
+        let [one, other] = [agree(), agree()];
+        assert!(one.iter().all(|id| *id == one[0]) && other.iter().all(|id| *id == other[0]));
+        assert_ne!(one[0], other[0], "every world has an id of its own");
+    }
+
+    #[test]
+    fn another_version_on_a_rank_is_named() {
+        let Some(version) = library() else { return };
+        let outcomes = on_ranks(2, |place, meeting| {
+            let store = Store::join(place, meeting, DEADLINE).unwrap();
+            agree_on_id(place.rank, version + place.rank as i32, &store, DEADLINE).map(|_| ())
+        });
+        assert!(outcomes[0].is_ok());
+        let message = outcomes[1].as_ref().unwrap_err().to_string();
+        assert_eq!(
+            message,
+            format!(
+                "nccl: rank 0 has version {version}, rank 1 has {}: install the same one everywhere",
+                version + 1
+            )
+        );
+    }
+
+    #[test]
+    fn without_a_driver_ranks_say_so_after_they_have_met() {
+        // SAFETY: only looks for the library.
+        if library().is_none() || unsafe { cudarc::driver::sys::is_culib_present() } {
+            println!("not run: this needs NCCL and no driver");
+            return;
+        }
+        let errors = on_ranks(2, |place, meeting| {
+            let place = Place {
+                meeting: Some(meeting.clone()),
+                engine: Some(crate::Engine::Nccl),
+                ..place.clone()
+            };
+            World::join(&place, DEADLINE).err().unwrap().to_string()
+        });
+        for error in errors {
+            assert_eq!(error, "nccl: libcuda.so is not found: install NVIDIA's driver");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Where this process stands in its run, read from what launchers leave in the environment.
 
-use crate::{DistError, Meeting};
+use crate::{DistError, Meeting, process, slurm};
 
 /// Looks one environment variable up.
 pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -18,6 +18,13 @@ pub struct Place {
     pub meeting: Option<Meeting>,
     /// The engine asked for, in a binary that has both.
     pub engine: Option<Engine>,
+    /// This process's host, as errors name it.
+    pub host: String,
+    /// The host of every rank, by rank, where the launcher says; empty where it doesn't.
+    pub hosts: Vec<String>,
+    /// The network interface that Gloo binds to: a name, an address of this host or a prefix of one. By default the one
+    /// that leads to the rendezvous.
+    pub interface: Option<String>,
 }
 
 /// What carries bytes between ranks.
@@ -97,11 +104,8 @@ impl Place {
                 ));
             }
             return Ok(Self {
-                rank: 0,
-                size: 1,
-                local_rank: 0,
-                meeting: None,
                 engine,
+                ..Self::of(0, 1, 0)
             });
         };
         let (rank, size) = rank_and_size(launcher, get)?;
@@ -120,13 +124,47 @@ impl Place {
             ));
         }
         let meeting = if size == 1 { None } else { Some(Meeting::read(get)?) };
+        let is_slurm = launcher.rank == "SLURM_PROCID";
         Ok(Self {
+            meeting,
+            engine,
+            host: get("SLURMD_NODENAME").unwrap_or_else(process::host_name),
+            hosts: if is_slurm {
+                slurm::hosts_of_ranks(size, get)
+            } else {
+                Vec::new()
+            },
+            interface: interface(engine, get)?,
+            ..Self::of(rank, size, local_rank)
+        })
+    }
+
+    /// A place on this host that nothing else is known of.
+    pub fn of(rank: usize, size: usize, local_rank: usize) -> Self {
+        Self {
             rank,
             size,
             local_rank,
-            meeting,
-            engine,
-        })
+            meeting: None,
+            engine: None,
+            host: process::host_name(),
+            hosts: Vec::new(),
+            interface: None,
+        }
+    }
+}
+
+/// NCCL chooses by a variable of its own, so asking for an interface in ours alone would be of no effect.
+fn interface(engine: Option<Engine>, get: Lookup) -> Result<Option<String>, DistError> {
+    let takes_nccl = engine.map_or(cfg!(feature = "nccl") && !cfg!(feature = "gloo"), |engine| {
+        engine == Engine::Nccl
+    });
+    match get("LIDIT_INTERFACE") {
+        Some(asked) if takes_nccl && get("NCCL_SOCKET_IFNAME").is_none() => Err(refuse(
+            &[("LIDIT_INTERFACE", &asked), ("NCCL_SOCKET_IFNAME", "unset")],
+            "NCCL reads only its own variable: set NCCL_SOCKET_IFNAME to the interface's name",
+        )),
+        asked => Ok(asked),
     }
 }
 

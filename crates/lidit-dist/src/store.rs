@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::host::Host;
+use crate::member::Member;
 use crate::wire::{self, Claim, MAX_FRAME, Message, Op};
 use crate::{DistError, Meeting, Place};
 
@@ -15,6 +16,13 @@ const ANSWER: Duration = Duration::from_secs(1);
 /// How long to wait for the other ranks' word on who was at fault.
 const BLAME: Duration = Duration::from_millis(1500);
 const RETRY: Duration = Duration::from_millis(50);
+/// How long one address may take to answer, and how long its name is believed: a pod that is replaced keeps its name
+/// and not its address.
+const STALE: Duration = Duration::from_secs(5);
+/// How long DNS may go on answering the address of the pod that was replaced.
+const NAME_CACHE: Duration = Duration::from_secs(40);
+/// A rank 0 that is just ending closes connections in the middle of a handshake; one that does so again has its reasons.
+const CLOSED_DOOR: Duration = Duration::from_secs(1);
 
 /// One rank's connection to the rendezvous of its run: keys, counters, and who is at fault when something fails.
 ///
@@ -23,6 +31,8 @@ pub struct Store {
     stream: Mutex<Option<TcpStream>>,
     address: String,
     local: IpAddr,
+    /// Of every rank.
+    hosts: Vec<String>,
     // Closed after the connection above, so that this rank does not count as dead to its own host.
     _host: Option<Host>,
 }
@@ -36,51 +46,60 @@ impl Store {
             address: address.clone(),
             problem,
         };
-        let addresses = resolve(meeting, until).map_err(|error| {
+        let mut addresses = resolve(meeting, until).map_err(|error| {
             failed(format!(
                 "host {:?} is unknown here: {error}; check MASTER_ADDR",
                 meeting.host
             ))
         })?;
-        let host = if place.rank == 0 {
-            let host = Host::listen(&addresses, place.size, &meeting.run, &meeting.secret);
-            Some(host.map_err(|error| {
+        let host = match place.rank {
+            0 => Some(listen(&mut addresses, place, meeting, until).map_err(|error| {
                 failed(format!(
                     "rank 0 can't listen there: {error}; choose a free MASTER_PORT, and start only one rank 0"
                 ))
-            })?)
-        } else {
-            None
+            })?),
+            _ => None,
         };
         let claim = Claim {
             rank: place.rank,
             size: place.size,
+            host: place.host.clone(),
             run: meeting.run.clone(),
         };
-        let Some(stream) = knock(&addresses, &claim, meeting, until).map_err(failed)? else {
+        let Some(stream) = knock(addresses, &claim, meeting, until).map_err(failed)? else {
             return Err(DistError::Missing {
-                ranks: vec![0],
+                missing: Member::of([0], &place.hosts),
+                came: Vec::new(),
                 address,
                 deadline,
             });
         };
         let local = stream.local_addr().map_err(|error| failed(error.to_string()))?.ip();
-        let store = Self {
+        let mut store = Self {
             stream: Mutex::new(Some(stream)),
             address,
             local,
+            hosts: Vec::new(),
             _host: host,
         };
-        let missing = store.missing(until.saturating_duration_since(Instant::now()))?;
-        if missing.is_empty() {
-            Ok(store)
-        } else {
-            Err(DistError::Missing {
-                ranks: missing,
+        let came = store.members(until.saturating_duration_since(Instant::now()))?;
+        let missing = (0..place.size).filter(|rank| came.iter().all(|member| member.rank != *rank));
+        let missing = Member::of(missing, &place.hosts);
+        if !missing.is_empty() {
+            return Err(DistError::Missing {
+                missing,
+                came,
                 address: store.address.clone(),
                 deadline,
-            })
+            });
         }
+        store.hosts = came.into_iter().filter_map(|member| member.host).collect();
+        Ok(store)
+    }
+
+    /// The host of each rank.
+    pub fn hosts(&self) -> &[String] {
+        &self.hosts
     }
 
     /// The address by which this rank reaches the rendezvous: the interface that the job's traffic should take.
@@ -152,7 +171,7 @@ impl Store {
             Err(_) => vec![0],
         };
         DistError::Peer {
-            ranks,
+            members: Member::of(ranks, &self.hosts),
             operation,
             detail,
         }
@@ -165,13 +184,14 @@ impl Store {
             .map(|reply| !reply.value.is_empty())
     }
 
-    fn missing(&self, wait: Duration) -> Result<Vec<usize>, DistError> {
+    /// The ranks that have come, ascending.
+    fn members(&self, wait: Duration) -> Result<Vec<Member>, DistError> {
         let request = Message {
             number: millis(wait),
-            ..Message::of(Op::Missing, [])
+            ..Message::of(Op::Members, [])
         };
         self.ask(&request, wait + ANSWER)
-            .map(|reply| decode_ranks(&reply.value))
+            .map(|reply| Member::decode_all(&reply.value))
     }
 
     fn ask(&self, request: &Message, patience: Duration) -> Result<Message, DistError> {
@@ -195,7 +215,7 @@ impl Store {
                 *guard = None;
                 let detail = format!("no answer from its store at {}: {error}", self.address);
                 Err(DistError::Peer {
-                    ranks: vec![0],
+                    members: Member::of([0], &self.hosts),
                     operation: "rendezvous",
                     detail,
                 })
@@ -236,24 +256,47 @@ fn resolve(meeting: &Meeting, until: Instant) -> io::Result<Vec<SocketAddr>> {
     }
 }
 
+/// Listens at an address of the meeting's name that is this host's own; a replaced pod's name may still have the old one.
+fn listen(addresses: &mut Vec<SocketAddr>, place: &Place, meeting: &Meeting, until: Instant) -> io::Result<Host> {
+    let until = until.min(Instant::now() + NAME_CACHE);
+    let is_name = meeting.host.parse::<IpAddr>().is_err();
+    loop {
+        match Host::listen(addresses, place.size, &meeting.run, &meeting.secret) {
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable && is_name && Instant::now() < until => {
+                thread::sleep(ANSWER);
+                if let Ok(found) = resolve(meeting, Instant::now()) {
+                    *addresses = found;
+                }
+            }
+            listening => return listening,
+        }
+    }
+}
+
 /// Connects and introduces itself until `until`; `None` if rank 0 did not come in time. An error says why it is hopeless.
 fn knock(
-    addresses: &[SocketAddr],
+    mut addresses: Vec<SocketAddr>,
     claim: &Claim,
     meeting: &Meeting,
     until: Instant,
 ) -> Result<Option<TcpStream>, String> {
     let mut stale = None;
+    let mut resolved = Instant::now();
+    let mut was_closed = false;
     loop {
-        for address in addresses {
+        for address in &addresses {
             let left = until.saturating_duration_since(Instant::now()).max(RETRY);
-            let Ok(mut stream) = TcpStream::connect_timeout(address, left) else {
+            let Ok(mut stream) = TcpStream::connect_timeout(address, left.min(STALE)) else {
                 continue;
             };
             match enter(&mut stream, claim, &meeting.secret, left) {
                 Ok(Entry::Welcome) => return Ok(Some(stream)),
                 Ok(Entry::OtherRun(why)) => stale = Some(why),
                 Ok(Entry::Refused(why)) => return Err(why),
+                Err(error) if is_closed_door(&error) && !was_closed => {
+                    was_closed = true;
+                    thread::sleep(CLOSED_DOOR);
+                }
                 Err(error) => return Err(explain(&error)),
             }
         }
@@ -261,6 +304,10 @@ fn knock(
             return stale.map_or(Ok(None), Err);
         }
         thread::sleep(RETRY);
+        if resolved.elapsed() > STALE {
+            resolved = Instant::now();
+            addresses = resolve(meeting, resolved).unwrap_or(addresses);
+        }
     }
 }
 
@@ -285,9 +332,16 @@ fn enter(stream: &mut TcpStream, claim: &Claim, secret: &str, patience: Duration
     })
 }
 
+fn is_closed_door(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+    )
+}
+
 fn explain(error: &io::Error) -> String {
     match error.kind() {
-        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
+        _ if is_closed_door(error) => {
             "rank 0 closed the door: give every rank the same LIDIT_RENDEZVOUS_SECRET, and read what rank 0 printed if it has just ended".into()
         }
         ErrorKind::WouldBlock | ErrorKind::TimedOut => "rank 0 took the connection and says nothing".into(),

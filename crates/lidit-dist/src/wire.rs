@@ -14,7 +14,7 @@ use sha2::Sha256;
 pub const MAX_FRAME: usize = 1 << 20;
 /// The most a side that has proved nothing yet may send.
 const MAX_HANDSHAKE: usize = 4096;
-const MAGIC: &[u8; 16] = b"lidit meeting 1\n";
+const MAGIC: &[u8; 16] = b"lidit meeting 2\n";
 const CHALLENGE: usize = 32;
 const PROOF: usize = 32;
 
@@ -28,8 +28,8 @@ pub enum Op {
     Get,
     /// Add `number` (two's complement) to the counter `key`; answers the sum.
     Add,
-    /// Answer the ranks that have not come, waiting up to `number` ms for them.
-    Missing,
+    /// Answer the ranks that have come and their hosts, waiting up to `number` ms for all.
+    Members,
     /// This rank gives up because of another one.
     Victim,
     /// Answer the ranks that left or gave up.
@@ -115,7 +115,7 @@ impl Op {
             Op::Set,
             Op::Get,
             Op::Add,
-            Op::Missing,
+            Op::Members,
             Op::Victim,
             Op::Lost,
             Op::Culprits,
@@ -135,6 +135,8 @@ pub struct Claim {
     pub rank: usize,
     /// The world size it expects.
     pub size: usize,
+    /// The host it runs on.
+    pub host: String,
     /// The attempt it belongs to.
     pub run: String,
 }
@@ -182,16 +184,21 @@ impl Claim {
     fn encode(&self) -> Vec<u8> {
         let mut bytes = (self.rank as u64).to_le_bytes().to_vec();
         bytes.extend((self.size as u64).to_le_bytes());
+        bytes.extend((self.host.len() as u16).to_le_bytes());
+        bytes.extend(self.host.as_bytes());
         bytes.extend(self.run.as_bytes());
         bytes
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
         let (rank, rest) = bytes.split_first_chunk::<8>()?;
-        let (size, run) = rest.split_first_chunk::<8>()?;
+        let (size, rest) = rest.split_first_chunk::<8>()?;
+        let (host_len, rest) = rest.split_first_chunk::<2>()?;
+        let (host, run) = rest.split_at_checked(usize::from(u16::from_le_bytes(*host_len)))?;
         Some(Self {
             rank: u64::from_le_bytes(*rank) as usize,
             size: u64::from_le_bytes(*size) as usize,
+            host: String::from_utf8(host.to_vec()).ok()?,
             run: String::from_utf8(run.to_vec()).ok()?,
         })
     }

@@ -3,6 +3,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use bytemuck::Pod;
+
 #[cfg(feature = "gloo")]
 use crate::Gloo;
 #[cfg(feature = "nccl")]
@@ -33,6 +35,15 @@ pub enum Transport {
     /// GPU processes.
     #[cfg(feature = "nccl")]
     Nccl(Nccl),
+}
+
+/// The type in which the summands of a reduction travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// As they are.
+    F32,
+    /// Rounded to bf16 by every rank, the own summands too. Gloo adds them in f32 and keeps the sum so; NCCL adds in bf16.
+    Bf16,
 }
 
 impl World {
@@ -98,35 +109,41 @@ impl World {
     )
 )]
 impl World {
-    /// Replaces `values` on every rank by their sum over ranks.
-    pub fn all_reduce_sum(&self, values: &mut [f32]) -> Result<(), DistError> {
+    /// Replaces `values` on every rank by their sum over ranks. A world of one rank rounds nothing.
+    pub fn all_reduce_sum(&self, values: &mut [f32], wire: Wire) -> Result<(), DistError> {
         match &self.transport {
             Transport::Solo => Ok(()),
             #[cfg(feature = "gloo")]
-            Transport::Gloo(gloo) => gloo.all_reduce("all_reduce_sum", values, |a, b| a + b),
+            Transport::Gloo(gloo) => match wire {
+                Wire::F32 => gloo.all_reduce("all_reduce_sum", values, |a, b| a + b),
+                Wire::Bf16 => gloo.all_reduce_bf16("all_reduce_sum", values),
+            },
             #[cfg(feature = "nccl")]
-            Transport::Nccl(nccl) => nccl.all_reduce_sum(values),
+            Transport::Nccl(nccl) => nccl.all_reduce_sum(values, wire),
         }
     }
 
     /// Replaces `values[ranges[rank]]` by its sum over ranks; what lies outside the own range is unspecified afterwards.
     ///
     /// `ranges`: one a rank, ascending, disjoint, of any lengths (empty ones too), the same on every rank.
-    pub fn reduce_scatter_sum(&self, values: &mut [f32], ranges: &[Range<usize>]) -> Result<(), DistError> {
+    pub fn reduce_scatter_sum(&self, values: &mut [f32], ranges: &[Range<usize>], wire: Wire) -> Result<(), DistError> {
         assert_ranges(ranges, self.size, values.len());
         match &self.transport {
             Transport::Solo => Ok(()),
             #[cfg(feature = "gloo")]
-            Transport::Gloo(gloo) => gloo.reduce_scatter("reduce_scatter_sum", values, ranges, |a, b| a + b),
+            Transport::Gloo(gloo) => match wire {
+                Wire::F32 => gloo.reduce_scatter("reduce_scatter_sum", values, ranges, |a, b| a + b),
+                Wire::Bf16 => gloo.reduce_scatter_bf16("reduce_scatter_sum", values, ranges),
+            },
             #[cfg(feature = "nccl")]
-            Transport::Nccl(nccl) => nccl.reduce_scatter_sum(values, ranges),
+            Transport::Nccl(nccl) => nccl.reduce_scatter_sum(values, ranges, wire),
         }
     }
 
-    /// Fills `values[ranges[r]]` with rank r's values, for every r.
+    /// Fills `values[ranges[r]]` with rank r's values, for every r. They travel as they are: f32, u16, bytes.
     ///
     /// `ranges`: as in [`World::reduce_scatter_sum`]; what lies outside of all ranges stays as it was.
-    pub fn all_gather(&self, values: &mut [f32], ranges: &[Range<usize>]) -> Result<(), DistError> {
+    pub fn all_gather<T: Pod>(&self, values: &mut [T], ranges: &[Range<usize>]) -> Result<(), DistError> {
         assert_ranges(ranges, self.size, values.len());
         match &self.transport {
             Transport::Solo => Ok(()),
@@ -244,10 +261,10 @@ mod tests {
         let world = World::solo();
         assert_eq!((world.rank(), world.size(), world.transport().name()), (0, 1, "solo"));
         let mut values = [1.5, -2.0, 0.25];
-        world.all_reduce_sum(&mut values).unwrap();
+        world.all_reduce_sum(&mut values, Wire::Bf16).unwrap();
         let whole = 0..3;
         world
-            .reduce_scatter_sum(&mut values, std::slice::from_ref(&whole))
+            .reduce_scatter_sum(&mut values, std::slice::from_ref(&whole), Wire::F32)
             .unwrap();
         world.all_gather(&mut values, &[whole]).unwrap();
         assert_eq!(values.map(f32::to_bits), [1.5f32, -2.0, 0.25].map(f32::to_bits));
@@ -273,11 +290,8 @@ mod tests {
             secret: "s".into(),
         };
         let place = Place {
-            rank: 0,
-            size: 2,
-            local_rank: 0,
             meeting: Some(meeting),
-            engine: None,
+            ..Place::of(0, 2, 0)
         };
         let error = World::join(&place, Duration::from_secs(1)).err().expect("no engine");
         assert!(error.to_string().contains("--features gloo"), "{error}");

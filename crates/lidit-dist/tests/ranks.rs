@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lidit_dist::{DistError, Engine, Meeting, Place, World};
+use lidit_dist::{DistError, Engine, Meeting, Place, Wire, World, process};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -17,11 +17,9 @@ fn meeting() -> Meeting {
 
 fn place(rank: usize, size: usize, meeting: &Meeting) -> Place {
     Place {
-        rank,
-        size,
-        local_rank: rank,
         meeting: Some(meeting.clone()),
         engine: Some(Engine::Gloo),
+        ..Place::of(rank, size, rank)
     }
 }
 
@@ -68,7 +66,7 @@ fn sums_are_those_of_rank_order_on_every_rank() {
         let sums = with_ranks(size, |world| {
             LENGTHS.map(|len| {
                 let mut values = values(world.rank(), len);
-                world.all_reduce_sum(&mut values).unwrap();
+                world.all_reduce_sum(&mut values, Wire::F32).unwrap();
                 values
             })
         });
@@ -94,13 +92,83 @@ fn a_range_reduced_alone_has_the_bits_of_the_whole() {
         let reduced = with_ranks(size, |world| {
             let ranges = uneven(size, len);
             let mut values = values(world.rank(), len);
-            world.reduce_scatter_sum(&mut values, &ranges).unwrap();
+            world.reduce_scatter_sum(&mut values, &ranges, Wire::F32).unwrap();
             values[ranges[world.rank()].clone()].to_vec()
         });
         let whole = sum_in_rank_order(size, len);
         for (range, reduced) in uneven(size, len).into_iter().zip(reduced) {
             assert!(whole[range.clone()] == reduced, "{size} ranks, {range:?}");
         }
+    }
+}
+
+/// The nearest bf16 of a finite value, ties to even, as f32.
+fn bf16(value: f32) -> f32 {
+    let bits = value.to_bits();
+    f32::from_bits((bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff_0000)
+}
+
+#[test]
+fn summands_in_bf16_are_added_in_f32_whole_or_in_ranges() {
+    let len = 1_300_003;
+    for size in [2, 3] {
+        let sums = with_ranks(size, |world| {
+            let ranges = uneven(size, len);
+            let mut whole = values(world.rank(), len);
+            world.all_reduce_sum(&mut whole, Wire::Bf16).unwrap();
+            let mut part = values(world.rank(), len);
+            world.reduce_scatter_sum(&mut part, &ranges, Wire::Bf16).unwrap();
+            let own = ranges[world.rank()].clone();
+            assert!(whole[own.clone()] == part[own], "{size} ranks");
+            whole
+        });
+        let mut expected = vec![0.0; len];
+        for rank in 0..size {
+            for (sum, value) in expected.iter_mut().zip(values(rank, len)) {
+                *sum += bf16(value);
+            }
+        }
+        for sum in sums {
+            assert!(sum == expected, "{size} ranks");
+        }
+    }
+}
+
+#[test]
+fn a_gradient_that_is_not_finite_stays_so_in_bf16() {
+    let sums = with_ranks(2, |world| {
+        let mut values = [[f32::NAN, f32::INFINITY, f32::MAX], [0.0; 3]][world.rank()].to_vec();
+        world.all_reduce_sum(&mut values, Wire::Bf16).unwrap();
+        values
+    });
+    for sum in sums {
+        assert!(
+            sum[0].is_nan() && sum[1] == f32::INFINITY && sum[2] == f32::INFINITY,
+            "{sum:?}"
+        );
+    }
+}
+
+#[test]
+fn an_interface_is_chosen_by_prefix_and_an_unknown_one_is_refused() {
+    let meeting = meeting();
+    let join = |interface: &str| {
+        let outcomes: Vec<_> = thread::scope(|scope| {
+            let ranks = [0, 1].map(|rank| {
+                let place = Place {
+                    interface: Some(interface.into()),
+                    ..place(rank, 2, &meeting)
+                };
+                scope.spawn(move || World::join(&place, DEADLINE).and_then(|world| world.max(world.rank() as u64)))
+            });
+            ranks.map(|rank| rank.join().unwrap()).into()
+        });
+        outcomes
+    };
+    assert!(join("127.0.0.0/8").into_iter().all(|most| most.unwrap() == 1));
+    for error in join("nosuch0") {
+        let error = error.unwrap_err().to_string();
+        assert!(error.starts_with("LIDIT_INTERFACE=nosuch0: no interface"), "{error}");
     }
 }
 
@@ -155,12 +223,11 @@ fn the_missing_rank_is_named() {
     });
     for error in errors {
         assert!(error.is_peer_failure());
-        assert!(
-            error
-                .to_string()
-                .starts_with("ranks 1, 2 did not come to the rendezvous"),
-            "{error}"
-        );
+        let text = error.to_string();
+        assert!(text.starts_with("ranks 1, 2 did not come to the rendezvous"), "{text}");
+        // Both ranks that came know where the other one is.
+        let came = format!("(ranks 0, 3 (on {}) did)", process::host_name());
+        assert!(text.contains(&came), "{text}");
     }
 }
 
@@ -179,21 +246,22 @@ fn a_rank_that_returns_early_is_named_by_the_others() {
             return None;
         }
         let mut values = vec![0.0; 1 << 20];
-        let first = world.all_reduce_sum(&mut values).unwrap_err();
+        let first = world.all_reduce_sum(&mut values, Wire::F32).unwrap_err();
         let later = world.barrier().unwrap_err();
         Some((first, later))
     });
     assert!(errors[1].is_none());
     for (first, later) in errors.into_iter().flatten() {
         assert!(
-            first
-                .to_string()
-                .starts_with("rank 1 failed or did not answer in all_reduce_sum"),
+            first.to_string().starts_with(&format!(
+                "rank 1 (on {}) failed or did not answer in all_reduce_sum",
+                process::host_name()
+            )),
             "{first}"
         );
         assert!(first.is_peer_failure() && later.is_peer_failure());
         assert!(
-            later.to_string().contains("rank 1 failed") && later.to_string().contains("ended before"),
+            later.to_string().contains("rank 1 (on ") && later.to_string().contains("ended before"),
             "{later}"
         );
     }
@@ -208,7 +276,7 @@ fn rank_process() {
     let world = World::from_env(Duration::from_secs(seconds.parse().unwrap())).unwrap();
     let mut values = vec![1.0; 1 << 18];
     for step in 0.. {
-        if let Err(error) = world.all_reduce_sum(&mut values) {
+        if let Err(error) = world.all_reduce_sum(&mut values, Wire::F32) {
             assert!(error.is_peer_failure());
             println!("\nended by: {error}");
             return;
@@ -273,7 +341,10 @@ fn lose(victim: usize, signal: &str, deadline: u64) {
     for mut rank in ranks {
         let message = line_after(&mut rank, "ended by: ");
         assert!(
-            message.starts_with(&format!("rank {victim} failed or did not answer")),
+            message.starts_with(&format!(
+                "rank {victim} (on {}) failed or did not answer",
+                process::host_name()
+            )),
             "{signal}: {message}"
         );
         assert!(rank.wait().unwrap().success());

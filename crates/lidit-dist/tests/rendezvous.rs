@@ -3,10 +3,11 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use lidit_dist::{DistError, Meeting, Place, Store};
+use lidit_dist::{DistError, Meeting, Place, Store, process};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -15,14 +16,7 @@ fn meeting() -> Meeting {
 }
 
 fn join(rank: usize, size: usize, meeting: &Meeting, deadline: Duration) -> Result<Store, DistError> {
-    let place = Place {
-        rank,
-        size,
-        local_rank: 0,
-        meeting: Some(meeting.clone()),
-        engine: None,
-    };
-    Store::join(&place, meeting, deadline)
+    Store::join(&Place::of(rank, size, 0), meeting, deadline)
 }
 
 /// Hosts as rank 0 of 2 in a thread, lets `visit` come, then lets an honest rank 1 in: the host must have survived.
@@ -124,7 +118,7 @@ fn a_stranger_hears_only_a_challenge() {
             // Closing with unread bytes may look like a reset; what came before it counts.
             let _ = stranger.read_to_end(&mut heard);
             assert_eq!(heard.len(), 48, "{heard:?}");
-            assert!(heard.starts_with(b"lidit meeting 1\n"));
+            assert!(heard.starts_with(b"lidit meeting 2\n"));
         }
     });
 }
@@ -136,7 +130,7 @@ fn an_impostor_host_is_not_believed() {
     let impostor = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         stream
-            .write_all(&[&b"lidit meeting 1\n"[..], &[0; 32]].concat())
+            .write_all(&[&b"lidit meeting 2\n"[..], &[0; 32]].concat())
             .unwrap();
         // The answer is ignored; a made-up proof follows.
         let mut answer = [0; 64];
@@ -175,6 +169,24 @@ fn ranks_that_do_not_belong_are_told_why() {
 }
 
 #[test]
+fn a_replaced_rank_waits_for_the_next_attempt() {
+    let meeting = meeting();
+    thread::scope(|scope| {
+        let lost = scope.spawn(|| join(1, 2, &meeting, DEADLINE).unwrap());
+        let first = join(0, 2, &meeting, DEADLINE).unwrap();
+        drop(lost.join().unwrap());
+        // No launcher numbers the attempts, and rank 0 of the last one has not gone yet.
+        let replaced = scope.spawn(|| join(1, 2, &meeting, DEADLINE).map(|_| ()));
+        thread::sleep(Duration::from_millis(200));
+        drop(first);
+        // Its port is free once its threads have ended.
+        let next = std::iter::repeat_with(|| join(0, 2, &meeting, DEADLINE)).find_map(Result::ok);
+        assert!(next.is_some());
+        replaced.join().unwrap().unwrap();
+    });
+}
+
+#[test]
 fn a_rank_taken_twice_is_refused() {
     let meeting = meeting();
     thread::scope(|scope| {
@@ -186,7 +198,7 @@ fn a_rank_taken_twice_is_refused() {
         assert_eq!(
             refused
                 .iter()
-                .filter(|text| text.contains("rank 2 is already here"))
+                .filter(|text| text.contains(&format!("rank 2 is already here, from {}", process::host_name())))
                 .count(),
             1,
             "{refused:?}"
@@ -199,6 +211,74 @@ fn a_rank_taken_twice_is_refused() {
                 .starts_with("rank 1 did not come")
         );
     });
+}
+
+#[test]
+fn missing_ranks_are_named_with_the_hosts_that_the_launcher_meant() {
+    let meeting = meeting();
+    let place = Place {
+        host: "node-a".into(),
+        hosts: ["node-a", "node-b", "node-b"].map(String::from).into(),
+        ..Place::of(0, 3, 0)
+    };
+    let error = Store::join(&place, &meeting, Duration::from_millis(200)).err().unwrap();
+    let text = error.to_string();
+    assert!(text.starts_with("ranks 1, 2 (on node-b) did not come"), "{text}");
+    assert!(text.contains("(rank 0 (on node-a) did)"), "{text}");
+    let nobody = self::meeting();
+    let place = Place { rank: 1, ..place };
+    let error = Store::join(&place, &nobody, Duration::from_millis(200)).err().unwrap();
+    assert!(
+        error.to_string().starts_with("rank 0 (on node-a) did not come"),
+        "{error}"
+    );
+}
+
+/// A host in a process of its own, whose log a test reads. Does nothing unless that test starts it.
+#[test]
+fn host_process() {
+    let Ok(port) = std::env::var("LIDIT_TEST_HOST_PORT") else {
+        return;
+    };
+    let meeting = Meeting {
+        port: port.parse().unwrap(),
+        secret: "hunter2".into(),
+        ..meeting()
+    };
+    join(0, 2, &meeting, DEADLINE).unwrap();
+}
+
+#[test]
+fn whoever_is_refused_leaves_a_line_in_the_log_and_no_secret() {
+    let meeting = Meeting {
+        secret: "hunter2".into(),
+        ..meeting()
+    };
+    let host = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "host_process", "--nocapture"])
+        .env("LIDIT_TEST_HOST_PORT", meeting.port.to_string())
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    connect(&meeting).write_all(&u32::MAX.to_le_bytes()).unwrap();
+    let wrong = Meeting {
+        secret: "guess".into(),
+        ..meeting.clone()
+    };
+    assert!(join(1, 2, &wrong, DEADLINE).is_err());
+    let honest = join(1, 2, &meeting, DEADLINE).unwrap();
+    drop(honest);
+    let log = host.wait_with_output().unwrap();
+    let log = String::from_utf8(log.stderr).unwrap();
+    // Whoever is shut out knocks once more: rank 0 might just have been leaving.
+    for (why, times) in [("a frame that is too long", 1), ("wrong secret", 2)] {
+        let line = format!(": {why}");
+        let refused =
+            |text: &&str| text.starts_with("rendezvous: refused a connection from 127.0.0.1:") && text.ends_with(&line);
+        assert_eq!(log.lines().filter(refused).count(), times, "{log}");
+    }
+    assert!(!log.contains("hunter2") && !log.contains("guess"), "{log}");
 }
 
 #[test]

@@ -29,15 +29,8 @@ impl ConfigJson {
     /// Reads `FOLDER/config.json` and descends into the language part.
     pub fn open(folder: &Path) -> Result<Self, EncoderError> {
         let path = folder.join("config.json");
-        let io = |source| EncoderError::Io {
-            path: path.clone(),
-            source,
-        };
-        let malformed = |reason: String| EncoderError::Malformed {
-            path: path.clone(),
-            format: "JSON",
-            reason,
-        };
+        let io = EncoderError::io(&path);
+        let malformed = EncoderError::malformed(&path, "JSON");
         let bytes = fs::metadata(&path).map_err(io)?.len();
         if bytes > MAX_BYTES {
             return Err(malformed(format!("it has {bytes} bytes, at most {MAX_BYTES} are read")));

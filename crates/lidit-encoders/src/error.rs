@@ -1,7 +1,7 @@
 //! What can go wrong while a frozen encoder is loaded or used.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Every failure of this crate. Messages name the file and the tensor, key or value.
 #[derive(Debug, thiserror::Error)]
@@ -201,4 +201,23 @@ pub enum EncoderError {
         /// The device's reason.
         reason: String,
     },
+}
+
+impl EncoderError {
+    /// What the system said of `path`.
+    pub(crate) fn io(path: &Path) -> impl Fn(io::Error) -> Self + Copy {
+        |source| Self::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+
+    /// Why the bytes of `path` are not `format`.
+    pub(crate) fn malformed(path: &Path, format: &'static str) -> impl Fn(String) -> Self + Copy {
+        move |reason| Self::Malformed {
+            path: path.to_owned(),
+            format,
+            reason,
+        }
+    }
 }

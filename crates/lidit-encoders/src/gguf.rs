@@ -21,17 +21,10 @@ pub struct GgufFile {
 impl GgufFile {
     /// Reads the header and metadata and checks that every tensor lies inside the file.
     pub fn open(path: &Path) -> Result<Self, EncoderError> {
-        let io = |source| EncoderError::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let io = EncoderError::io(path);
         let file = File::open(path).map_err(io)?;
         let len = file.metadata().map_err(io)?.len();
-        let malformed = |reason| EncoderError::Malformed {
-            path: path.to_owned(),
-            format: "GGUF",
-            reason,
-        };
+        let malformed = EncoderError::malformed(path, "GGUF");
         gguf_header::check(&file, len).map_err(malformed)?;
         let mut reader = BufReader::with_capacity(1 << 18, file);
         reader.rewind().map_err(io)?;

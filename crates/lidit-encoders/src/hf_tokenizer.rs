@@ -250,12 +250,7 @@ fn read(path: &Path, hash: &mut Sha256) -> Result<Option<String>, EncoderError> 
     let text = match fs::read_to_string(path) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(source) => {
-            return Err(EncoderError::Io {
-                path: path.to_owned(),
-                source,
-            });
-        }
+        Err(error) => return Err(EncoderError::io(path)(error)),
     };
     let bytes = text.as_deref().unwrap_or_default();
     hash.update((bytes.len() as u64).to_le_bytes());

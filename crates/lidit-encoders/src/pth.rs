@@ -43,15 +43,8 @@ enum Kind {
 impl PthFile {
     /// Reads the whole file.
     pub fn open(path: &Path) -> Result<Self, EncoderError> {
-        let io = |source| EncoderError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        let malformed = |reason: String| EncoderError::Malformed {
-            path: path.to_owned(),
-            format: "PyTorch",
-            reason,
-        };
+        let io = EncoderError::io(path);
+        let malformed = EncoderError::malformed(path, "PyTorch");
         let len = fs::metadata(path).map_err(io)?.len();
         if len > MAX_BYTES {
             return Err(malformed(format!("it has {len} bytes, at most {MAX_BYTES} are read")));
@@ -81,11 +74,9 @@ impl PthFile {
                 found: view.shape.clone(),
             });
         }
-        view.values(&self.storages).ok_or_else(|| EncoderError::Malformed {
-            path: self.path.clone(),
-            format: "PyTorch",
-            reason: format!("tensor `{name}` lies outside its storage"),
-        })
+        let outside = || format!("tensor `{name}` lies outside its storage");
+        view.values(&self.storages)
+            .ok_or_else(|| EncoderError::malformed(&self.path, "PyTorch")(outside()))
     }
 }
 

@@ -48,15 +48,8 @@ pub struct SafetensorsFile {
 impl SafetensorsFile {
     /// Reads and checks the header.
     pub fn open(path: &Path) -> Result<Self, EncoderError> {
-        let io = |source| EncoderError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        let malformed = |reason: String| EncoderError::Malformed {
-            path: path.to_owned(),
-            format: "safetensors",
-            reason,
-        };
+        let io = EncoderError::io(path);
+        let malformed = EncoderError::malformed(path, "safetensors");
         let file = File::open(path).map_err(io)?;
         let len = file.metadata().map_err(io)?.len();
         let mut size = [0; 8];
@@ -119,10 +112,7 @@ impl SafetensorsFile {
 
     fn read<T: bytemuck::Pod>(&self, at: u64, mut values: Vec<T>) -> Result<Vec<T>, EncoderError> {
         let read = self.file.read_exact_at(bytemuck::cast_slice_mut(&mut values), at);
-        read.map_err(|source| EncoderError::Io {
-            path: self.path.clone(),
-            source,
-        })?;
+        read.map_err(EncoderError::io(&self.path))?;
         Ok(values)
     }
 

@@ -95,15 +95,8 @@ impl TensorFiles {
 
 /// The files that an index names, and for each tensor that it lists the number of its file.
 fn sharded(folder: &Path, index: &Path) -> Result<(Vec<SafetensorsFile>, BTreeMap<String, usize>), EncoderError> {
-    let malformed = |reason: String| EncoderError::Malformed {
-        path: index.to_owned(),
-        format: "JSON",
-        reason,
-    };
-    let text = fs::read(index).map_err(|source| EncoderError::Io {
-        path: index.to_owned(),
-        source,
-    })?;
+    let malformed = EncoderError::malformed(index, "JSON");
+    let text = fs::read(index).map_err(EncoderError::io(index))?;
     let Index { weight_map } = serde_json::from_slice(&text).map_err(|e| malformed(e.to_string()))?;
     let names: BTreeSet<&String> = weight_map.values().collect();
     // A name that leads out of the folder would read what the index's author chose.

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor};
 use sha2::{Digest, Sha256};
 
-pub use config::AutoencoderConfig;
+pub use config::{AutoencoderConfig, NetworkConfig};
 pub use network::{Autoencoder, split_moments};
 pub use save::WEIGHTS_FILE;
 pub use tiling::Tiling;
@@ -55,7 +55,7 @@ impl AutoencoderKl {
         let folder = autoencoder_folder(folder);
         let config = AutoencoderConfig::read(&ConfigJson::open(&folder)?)?;
         let files = TensorFiles::open(&folder, STEM)?;
-        let network = weights::load(Autoencoder::zeros(&config, device), &files, precision, device)?;
+        let network = weights::load(Autoencoder::zeros(&config.network, device), &files, precision, device)?;
         Ok(Self {
             config,
             network,
@@ -71,12 +71,12 @@ impl AutoencoderKl {
 
     /// Pixels per latent along one side.
     pub fn factor(&self) -> usize {
-        self.config.factor()
+        self.config.network.factor()
     }
 
     /// Channels of the latents.
     pub fn latent_channels(&self) -> usize {
-        self.config.latent_channels
+        self.config.network.latent_channels
     }
 
     /// `[B, 3, H, W]` in [-1, 1] to `[B, C, H / f, W / f]`: the posterior's mean, shifted and scaled as diffusion models

@@ -33,9 +33,9 @@ pub fn weights_digest(files: &[PathBuf], memory: Option<&Path>) -> Result<String
 }
 
 fn file_digest(path: &Path, memory: Option<&Path>) -> Result<String, EncoderError> {
-    let now = |sha256| state(path, sha256).map_err(|source| io_error(path, source));
+    let now = |sha256| state(path, sha256).map_err(EncoderError::io(path));
     let Some(record) = memory.map(|memory| record_path(path, memory)) else {
-        return sha256_of(path).map_err(|source| io_error(path, source));
+        return sha256_of(path).map_err(EncoderError::io(path));
     };
     let known = fs::read(&record).ok();
     let known = known.and_then(|bytes| serde_json::from_slice::<Remembered>(&bytes).ok());
@@ -45,7 +45,7 @@ fn file_digest(path: &Path, memory: Option<&Path>) -> Result<String, EncoderErro
         return Ok(known.sha256);
     }
     let before = now(String::new())?;
-    let sha256 = sha256_of(path).map_err(|source| io_error(path, source))?;
+    let sha256 = sha256_of(path).map_err(EncoderError::io(path))?;
     // A file that was written to meanwhile is not remembered.
     if before == now(String::new())? {
         remember(
@@ -102,13 +102,6 @@ fn sha256_of(path: &Path) -> io::Result<String> {
             return Ok(hex(&hash.finalize()));
         }
         hash.update(&buffer[..read]);
-    }
-}
-
-fn io_error(path: &Path, source: io::Error) -> EncoderError {
-    EncoderError::Io {
-        path: path.to_owned(),
-        source,
     }
 }
 

@@ -7,6 +7,9 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Bool, Device, Gradients, Tensor, TensorData};
 use safetensors::SafeTensors;
 
+use crate::objective::LossBatch;
+use crate::prompts::PromptBatch;
+
 /// One golden file.
 pub(crate) struct Golden {
     tensors: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
@@ -53,6 +56,28 @@ impl Golden {
 
     pub(crate) fn mask(&self, name: &str) -> Tensor<2, Bool> {
         self.tensor::<2>(name).greater_elem(0.5)
+    }
+
+    /// The file's pictures with their noise, draws and weights.
+    pub(crate) fn loss_batch(&self, image_tokens: usize) -> LossBatch {
+        let draws = self.values("in.draws");
+        LossBatch {
+            images: self.tensor("in.images"),
+            noise: self.tensor("in.noise"),
+            draws: draws.chunks(2).map(|pair| [pair[0], pair[1]]).collect(),
+            weights: self.values("in.weights"),
+            image_tokens,
+        }
+    }
+
+    /// The file's prompts of both encoders.
+    pub(crate) fn prompts(&self) -> [PromptBatch; 2] {
+        [(0, 2), (1, 1)].map(|(i, cut)| PromptBatch {
+            states: self.tensor(&format!("in.states.{i}")),
+            valid: self.mask(&format!("in.valid.{i}")),
+            caption: self.mask(&format!("in.caption.{i}")),
+            cut,
+        })
     }
 
     /// `module` with the file's weights: all of its parameters, and all of the file's.

@@ -111,18 +111,33 @@ impl CheckpointWriter {
     /// # Errors
     /// This rank can't write there.
     pub fn open(folder: &Path, train: &TrainConfig, world: &World) -> Result<Self> {
-        let folder = CheckpointFolder::open(folder, world)?;
         let writers = match train.sharding {
             Sharding::None => 1,
             Sharding::Zero1 => world.size(),
         };
+        Self::with(
+            folder,
+            Retention::new(train.keep_last, train.keep_every),
+            writers,
+            world,
+        )
+    }
+
+    /// As [`open`](Self::open), for one process that keeps its newest checkpoint.
+    pub(crate) fn open_keeping_one(folder: &Path, world: &World) -> Result<Self> {
+        Self::with(folder, Retention::new(1, 0), 1, world)
+    }
+
+    /// As [`open`](Self::open), where the first `writers` ranks write files.
+    fn with(folder: &Path, retention: Retention, writers: usize, world: &World) -> Result<Self> {
+        let folder = CheckpointFolder::open(folder, world)?;
         let (orders, received) = mpsc::channel();
         let (report, reports) = mpsc::channel();
         let desk = Desk {
             rank: world.rank(),
             writers,
             folder,
-            retention: Retention::new(train),
+            retention,
             written: None,
         };
         let thread = thread::Builder::new()
@@ -365,15 +380,8 @@ mod tests {
     use super::*;
     use crate::checkpoint::Checkpoint;
 
-    fn train(sharding: Sharding) -> TrainConfig {
-        let text = "steps = 9\nseed = 0\nglobal_batch = 1\nmicro_batch = 1\nrecompute_blocks = 0\nlr = 1.0\n\
-            refiner_lr_ratio = 1.0\nwarmup_steps = 0\nmin_lr_ratio = 1.0\nbetas = [0.9, 0.9]\neps = 1.0\n\
-            weight_decay = 0.0\nmax_grad_norm = 1.0\nema_half_lives = [7]\nprecision = \"f32\"\nsharding = \"none\"\n\
-            caption_dropout = 0.0\ncheckpoint_every = 1\nkeep_last = 2\nkeep_every = 0\nlog_every = 1\nsample_every = 0\n";
-        TrainConfig {
-            sharding,
-            ..toml::from_str(text).unwrap()
-        }
+    fn open(dir: &Path) -> CheckpointWriter {
+        CheckpointWriter::with(dir, Retention::new(2, 0), 1, &World::solo()).unwrap()
     }
 
     fn steps(dir: &Path) -> Vec<u64> {
@@ -392,7 +400,7 @@ mod tests {
             writers: 2,
             // Both ranks of one attempt see the same folder.
             folder: CheckpointFolder::open(dir, &World::solo()).unwrap(),
-            retention: Retention::new(&train(Sharding::Zero1)),
+            retention: Retention::new(2, 0),
             written: None,
         }
     }
@@ -401,7 +409,7 @@ mod tests {
     fn training_goes_on_while_a_checkpoint_is_written_and_hears_of_its_end() {
         let dir = tempfile::tempdir().unwrap();
         let world = World::solo();
-        let mut writer = CheckpointWriter::open(dir.path(), &train(Sharding::None), &world).unwrap();
+        let mut writer = open(dir.path());
         assert_eq!(writer.wait(&world).unwrap(), None);
         writer.start(Snapshot::example(3), Instant::now()).unwrap();
         assert!(writer.start(Snapshot::example(4), Instant::now()).is_err());
@@ -434,7 +442,7 @@ mod tests {
     fn a_failed_write_says_rank_step_file_and_what_to_do_and_leaves_earlier_checkpoints() {
         let dir = tempfile::tempdir().unwrap();
         let world = World::solo();
-        let mut writer = CheckpointWriter::open(dir.path(), &train(Sharding::None), &world).unwrap();
+        let mut writer = open(dir.path());
         writer.start(Snapshot::example(1), Instant::now()).unwrap();
         writer.wait(&world).unwrap();
         // No safetensors file can have a hole.
@@ -452,8 +460,7 @@ mod tests {
     #[test]
     fn a_save_that_training_abandons_is_kept_when_it_is_whole() {
         let dir = tempfile::tempdir().unwrap();
-        let world = World::solo();
-        let mut writer = CheckpointWriter::open(dir.path(), &train(Sharding::None), &world).unwrap();
+        let mut writer = open(dir.path());
         writer.start(Snapshot::example(5), Instant::now()).unwrap();
         drop(writer);
         assert_eq!(steps(dir.path()), [5]);

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 use lidit_data::DataConfig;
+use lidit_dist::Wire;
 use lidit_encoders::{LlmConfig, PrefixKind, PromptFormat, TemplateConfig};
 use lidit_model::{InputNorm, ModelConfig, Objective, Pooling, Sampler};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -137,12 +138,20 @@ pub struct TrainConfig {
     pub weight_decay: f32,
     /// Gradients are scaled so that their global norm is at most this.
     pub max_grad_norm: f64,
+    /// The run stops after this many steps in a row whose loss or gradient is not finite; each of them is skipped.
+    pub max_nonfinite: u64,
+    /// A loss so many standard deviations above the running mean is recorded as a spike; 0 for none. Changes no result.
+    pub spike_zscore: f64,
     /// Half-lives of the weight averages, in samples.
     pub ema_half_lives: Vec<u64>,
     /// What the network computes in.
     pub precision: Precision,
     /// Who owns the optimizer's state.
     pub sharding: Sharding,
+    /// The type in which gradients travel between ranks.
+    pub reduce_dtype: ReduceDtype,
+    /// Megabytes of f32 gradient that travel at once, while the next are made ready. Changes time and memory, not results.
+    pub bucket_mb: usize,
     /// Share of samples trained with an empty caption, for guidance.
     pub caption_dropout: f32,
     /// Steps between checkpoints; the last step always saves.
@@ -178,6 +187,25 @@ pub enum Sharding {
     None,
     /// Each rank owns a contiguous range; gradients are reduce-scattered, weights all-gathered.
     Zero1,
+}
+
+/// The type in which gradients travel between ranks; a single rank's don't travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReduceDtype {
+    /// As they are.
+    F32,
+    /// Rounded to bf16: half the bytes, and results depend on the number of ranks beyond the order of sums.
+    Bf16,
+}
+
+impl From<ReduceDtype> for Wire {
+    fn from(dtype: ReduceDtype) -> Self {
+        match dtype {
+            ReduceDtype::F32 => Self::F32,
+            ReduceDtype::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 /// How pictures are drawn.
@@ -292,6 +320,19 @@ impl TrainConfig {
             self.max_grad_norm > 0.0,
             "train.max_grad_norm is {}: it must be above 0 (a large number never clips)",
             self.max_grad_norm
+        );
+        ensure!(
+            self.max_nonfinite > 0,
+            "train.max_nonfinite is 0: 1 stops the run at its first step that is not finite"
+        );
+        ensure!(
+            self.spike_zscore.is_finite() && self.spike_zscore >= 0.0,
+            "train.spike_zscore is {}: it must be above 0, or 0 to record no spikes",
+            self.spike_zscore
+        );
+        ensure!(
+            self.bucket_mb > 0,
+            "train.bucket_mb is 0: at least one megabyte travels at once"
         );
         ensure!(
             self.ema_half_lives.iter().all(|&half_life| half_life > 0),

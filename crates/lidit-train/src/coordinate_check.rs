@@ -120,7 +120,7 @@ fn train(
     let conditioning = conditioner.conditioning(&config.encoders);
     let model = LiDit::init(&config.model, &conditioning, config.train.seed, &tracked);
     let layout = FlatLayout::of(&model);
-    let ownership = Ownership::new(config.train.sharding, layout.len(), &world);
+    let ownership = Ownership::new(&config.train, &layout, world.rank(), world.size());
     let mut state = TrainState::new(config, &layout, &ownership, model);
     let stepper = Stepper {
         config,
@@ -133,6 +133,7 @@ fn train(
         device: &tracked,
         stop: &stop,
         saving: Progress::default(),
+        fault: None,
     };
     let probe = steps
         .first()
@@ -154,7 +155,14 @@ fn train(
     let start = look(&state.model);
     let mut moved = Vec::new();
     for (i, micro_batches) in steps.iter().enumerate() {
-        stepper.step(&mut state, micro_batches)?;
+        let stats = stepper.step(&mut state, micro_batches)?;
+        ensure!(
+            !stats.is_skipped(),
+            "step {}: loss {}, gradient norm {}: not finite; lower train.lr",
+            i + 1,
+            stats.loss,
+            stats.grad_norm
+        );
         for ((layer, now), (_, start)) in look(&state.model).into_iter().zip(&start) {
             let numbers = [rms(now.clone()), rms(now - start.clone())];
             moved.push((i + 1, layer, numbers));

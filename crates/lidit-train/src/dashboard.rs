@@ -146,7 +146,7 @@ impl Dashboard {
     pub fn note(&mut self, event: &str, numbers: &str) -> Result<()> {
         let text = match self.view {
             View::Tui => event.to_owned(),
-            View::Progress | View::Lines => format!("{event} {numbers}"),
+            View::Progress | View::Lines => format!("{event} {numbers}").trim_end().to_owned(),
         };
         self.drive(|renderer| renderer.log_event_training(text))
     }
@@ -241,7 +241,7 @@ mod tests {
             dashboard.show(&record(40, f64::NAN)).unwrap();
         });
         let expected = "step 20/1000  loss 0.1234  grad 0.5000  lr 1.00e-3  epoch 1.250  speed 105.2 img/s  eta 32m 40s\n\
-             step 25: saved a checkpoint\n\
+             step 25: saved a checkpoint of step 10\n\
              step 40/1000  loss NaN  grad 0.5000  lr 1.00e-3  epoch 1.250  speed 105.2 img/s  eta 32m 00s\n";
         assert_eq!(text, expected);
     }
@@ -257,7 +257,10 @@ mod tests {
         dashboard.note("saved a checkpoint", "of step 10").unwrap();
         dashboard.close().unwrap();
         let screen = term.contents();
-        assert!(screen.starts_with("step 20: saved a checkpoint\n"), "{screen}");
+        assert!(
+            screen.starts_with("step 20: saved a checkpoint of step 10\n"),
+            "{screen}"
+        );
         assert!(
             screen.contains("20/40  loss 0.2500") && screen.contains("img/s  eta 40s"),
             "{screen}"

@@ -8,12 +8,13 @@ use burn::tensor::Tensor;
 /// half of today's.
 pub struct Ema {
     half_life: u64,
-    weights: Tensor<1>,
+    /// In the optimizer's pieces.
+    weights: Vec<Tensor<1>>,
 }
 
 impl Ema {
-    /// An average that starts at `weights`.
-    pub fn new(half_life: u64, weights: Tensor<1>) -> Self {
+    /// An average that starts at `weights`, in the optimizer's pieces of the own range.
+    pub fn new(half_life: u64, weights: Vec<Tensor<1>>) -> Self {
         Self { half_life, weights }
     }
 
@@ -22,20 +23,21 @@ impl Ema {
         self.half_life
     }
 
-    /// The averaged weights of the own range.
-    pub fn weights(&self) -> &Tensor<1> {
+    /// The averaged weights of the own range, in its pieces.
+    pub fn weights(&self) -> &[Tensor<1>] {
         &self.weights
     }
 
     /// Puts the averaged weights back.
-    pub fn restore(&mut self, weights: Tensor<1>) {
+    pub fn restore(&mut self, weights: Vec<Tensor<1>>) {
         self.weights = weights;
     }
 
-    /// Moves the average towards `masters` after a step of `samples` samples.
-    pub fn update(&mut self, masters: &Tensor<1>, samples: usize) {
+    /// Moves the average of a piece towards its `masters` after a step of `samples` samples.
+    pub fn update(&mut self, piece: usize, masters: &Tensor<1>, samples: usize) {
         let keep = decay(self.half_life, samples);
-        self.weights = self.weights.clone().mul_scalar(keep) + masters.clone().mul_scalar(1.0 - keep);
+        let weights = &mut self.weights[piece];
+        *weights = weights.clone().mul_scalar(keep) + masters.clone().mul_scalar(1.0 - keep);
     }
 }
 
@@ -54,12 +56,12 @@ mod tests {
     fn a_half_life_of_samples_halves_the_distance_at_any_batch_size() {
         let device = Device::flex();
         for batch in [1, 10, 50] {
-            let mut ema = Ema::new(100, upload(&[0.0, 8.0], &device));
+            let mut ema = Ema::new(100, vec![upload(&[0.0, 8.0], &device)]);
             let masters = upload(&[4.0, 0.0], &device);
             for _ in 0..100 / batch {
-                ema.update(&masters, batch);
+                ema.update(0, &masters, batch);
             }
-            let weights = host(ema.weights());
+            let weights = host(&ema.weights()[0]);
             assert!(
                 (weights[0] - 2.0).abs() < 1e-4 && (weights[1] - 4.0).abs() < 1e-4,
                 "{weights:?}"

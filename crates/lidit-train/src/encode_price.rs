@@ -109,14 +109,8 @@ pub struct TokenSample {
 impl TokenSample {
     /// Tokenizes the captions of at most 512 samples. Reads the models' headers, no weights.
     pub fn take(config: &EncodersConfig, dataset: &Dataset, locate: &dyn Fn(&str) -> Result<PathBuf>) -> Result<Self> {
-        let count = dataset.len().min(SAMPLED);
-        let ids: Vec<u64> = (0..count)
-            .map(|i| {
-                dataset
-                    .subset()
-                    .id((u128::from(i) * u128::from(dataset.len()) / u128::from(count)) as u64)
-            })
-            .collect();
+        let ids = dataset.subset().spread(SAMPLED);
+        let count = ids.len();
         let samples = dataset.captions_of(&ids)?;
         let captions: Vec<&str> = samples
             .iter()

@@ -87,7 +87,7 @@ pub struct ExportRequest<'a> {
 }
 
 impl ExportRequest<'_> {
-    /// Writes the export; `out` holds all of it or what it held before.
+    /// Writes the export beside `out` first; `out` never holds a part of it.
     ///
     /// # Errors
     /// The run has no such checkpoint or weights; `out` holds something else than an export.

@@ -3,33 +3,58 @@
 use std::ops::Range;
 
 use anyhow::Result;
-use burn::tensor::Tensor;
-use lidit_dist::World;
+use burn::tensor::{Device, Tensor, TensorData};
+use lidit_dist::{Wire, World};
 
-use crate::config::Sharding;
-use crate::layout::even_ranges;
-use crate::optimizer::{host, upload};
+use crate::buckets::{Buckets, overlapped, packed};
+use crate::config::{Sharding, TrainConfig};
+use crate::layout::{FlatLayout, even_ranges};
+use crate::optimizer::host;
+use crate::packing::Packing;
 
 /// Columns of the fixed-order sum of squares.
 const ROW: usize = 4096;
+/// Bytes of `train.bucket_mb = 1`.
+const MB: usize = 1_000_000;
 
-/// The ranges of flat space that each rank updates.
+/// The ranges of flat space that each rank updates, and how they travel.
 #[derive(Clone, Debug)]
 pub struct Ownership {
-    sharding: Sharding,
-    ranges: Vec<Range<usize>>,
     own: Range<usize>,
+    len: usize,
+    rank: usize,
+    size: usize,
+    sharding: Sharding,
+    /// The summands' type on their way.
+    wire: Wire,
+    /// The weights' types on their way.
+    packing: Packing,
+    buckets: Buckets,
 }
 
 impl Ownership {
-    /// `zero1`: an even share for each rank; `none`: everything for every rank.
-    pub fn new(sharding: Sharding, len: usize, world: &World) -> Self {
-        let ranges = even_ranges(len, world.size());
-        let own = match sharding {
-            Sharding::None => 0..len,
-            Sharding::Zero1 => ranges[world.rank()].clone(),
+    /// Who owns what of `layout` in a world of `size`, for `rank`. `zero1`: about the same share for each rank; `none`:
+    /// everything for every rank.
+    pub fn new(train: &TrainConfig, layout: &FlatLayout, rank: usize, size: usize) -> Self {
+        let len = layout.len();
+        let ranges = match train.sharding {
+            Sharding::None => std::iter::once(0..len).collect(),
+            // Whole rows of the norm's sum: it has the same bits however many ranks make it.
+            Sharding::Zero1 => even_ranges(len.div_ceil(ROW), size)
+                .into_iter()
+                .map(|rows| (rows.start * ROW).min(len)..(rows.end * ROW).min(len))
+                .collect::<Vec<_>>(),
         };
-        Self { sharding, ranges, own }
+        Self {
+            own: ranges[if ranges.len() > 1 { rank } else { 0 }].clone(),
+            len,
+            rank,
+            size,
+            sharding: train.sharding,
+            wire: train.reduce_dtype.into(),
+            packing: layout.packing(train.precision),
+            buckets: Buckets::new(ranges, train.bucket_mb * MB / size_of::<f32>()),
+        }
     }
 
     /// This rank's range.
@@ -39,33 +64,128 @@ impl Ownership {
 
     /// Whether ranks hold different ranges.
     pub fn is_split(&self) -> bool {
-        self.sharding == Sharding::Zero1 && self.ranges.len() > 1
+        self.sharding == Sharding::Zero1 && self.size > 1
     }
 
-    /// The own range of the sum over all ranks of each rank's `gradients`, `[len]`.
+    /// The parts of the own range, counted from its start, that are updated one after the other: at least one.
+    pub fn pieces(&self) -> Vec<Range<usize>> {
+        let whole = std::iter::once(0..self.own.len());
+        if !self.is_split() || self.own.is_empty() {
+            return whole.collect();
+        }
+        (0..self.buckets.len())
+            .map(|bucket| self.buckets.slice(bucket, self.rank))
+            .filter(|slice| !slice.is_empty())
+            .map(|slice| slice.start - self.own.start..slice.end - self.own.start)
+            .collect()
+    }
+
+    /// The own range's values in its pieces.
+    pub fn split(&self, own: &Tensor<1>) -> Vec<Tensor<1>> {
+        let pieces = self.pieces();
+        if pieces.len() == 1 {
+            return vec![own.clone()];
+        }
+        pieces.into_iter().map(|piece| own.clone().slice([piece])).collect()
+    }
+
+    /// The own range of the sum over all ranks of each rank's `gradients`, `[len]`. A bucket is reduced while the next one
+    /// is copied to the host.
     pub fn reduce(&self, gradients: Tensor<1>, world: &World) -> Result<Tensor<1>> {
-        if world.size() == 1 {
+        if self.size == 1 {
             return Ok(gradients);
         }
         let device = gradients.device();
-        let mut sums = host(&gradients);
-        match self.sharding {
-            Sharding::None => world.all_reduce_sum(&mut sums)?,
-            Sharding::Zero1 => world.reduce_scatter_sum(&mut sums, &self.ranges)?,
-        }
-        Ok(upload(&sums[self.own()], &device))
+        let mut own = Vec::with_capacity(self.own.len());
+        overlapped(
+            self.buckets.len(),
+            |bucket| self.bucket_of(&gradients, bucket),
+            |bucket, summands| self.reduce_bucket(bucket, summands, world),
+            |_, sums| own.extend_from_slice(&sums),
+        )?;
+        let len = own.len();
+        Ok(Tensor::from_data(TensorData::new(own, [len]), &device))
     }
 
-    /// The whole flat vector from every rank's own range of it.
-    pub fn gather(&self, own: &Tensor<1>, world: &World) -> Result<Tensor<1>> {
+    fn bucket_of(&self, gradients: &Tensor<1>, bucket: usize) -> Vec<f32> {
+        let slices = self.buckets.slices(bucket).filter(|slice| !slice.is_empty());
+        let parts: Vec<_> = slices.map(|slice| gradients.clone().slice([slice])).collect();
+        host(&Tensor::cat(parts, 0))
+    }
+
+    /// The own slice of a bucket's sum.
+    fn reduce_bucket(&self, bucket: usize, mut summands: Vec<f32>, world: &World) -> Result<Vec<f32>> {
         if !self.is_split() {
-            return Ok(own.clone());
+            world.all_reduce_sum(&mut summands, self.wire)?;
+            return Ok(summands);
         }
-        let len = self.ranges.last().map_or(0, |range| range.end);
-        let mut all = vec![0.0; len];
-        all[self.own()].copy_from_slice(&host(own));
-        world.all_gather(&mut all, &self.ranges)?;
-        Ok(upload(&all, &own.device()))
+        let ranges = packed(self.buckets.slices(bucket).map(|slice| slice.len()));
+        world.reduce_scatter_sum(&mut summands, &ranges, self.wire)?;
+        Ok(summands[ranges[self.rank].clone()].to_vec())
+    }
+
+    /// The whole flat vector in f32 from the pieces of every rank's own range of it.
+    pub fn gather(&self, own: &[Tensor<1>], world: &World) -> Result<Tensor<1>> {
+        let device = own[0].device();
+        self.gather_as(&Packing::default(), world, &device, |piece| own[piece].clone())
+    }
+
+    /// The weights of the whole flat vector as the network computes with them, from the masters that `update` answers for
+    /// each piece of the own range. A bucket of them is gathered, in its type of computing, while the next piece is
+    /// updated. A rank that owns everything gets what `update` answers: nothing travels, nothing is rounded.
+    pub fn gather_updated(
+        &self,
+        world: &World,
+        device: &Device,
+        update: impl FnMut(usize) -> Tensor<1>,
+    ) -> Result<Tensor<1>> {
+        self.gather_as(&self.packing, world, device, update)
+    }
+
+    fn gather_as(
+        &self,
+        packing: &Packing,
+        world: &World,
+        device: &Device,
+        mut piece: impl FnMut(usize) -> Tensor<1>,
+    ) -> Result<Tensor<1>> {
+        if !self.is_split() {
+            return Ok(piece(0));
+        }
+        let pieces = self.pieces().len();
+        let mut all = vec![0.0; self.len];
+        overlapped(
+            self.buckets.len(),
+            |bucket| {
+                let values = if bucket < pieces {
+                    host(&piece(bucket))
+                } else {
+                    Vec::new()
+                };
+                self.pack(bucket, &values, packing)
+            },
+            |_, (mut units, ranges)| {
+                world.all_gather(&mut units, &ranges)?;
+                Ok((units, ranges))
+            },
+            |bucket, (units, ranges)| {
+                for (slice, range) in self.buckets.slices(bucket).zip(ranges) {
+                    packing.unpack(&slice, &units[range], &mut all[slice.clone()]);
+                }
+            },
+        )?;
+        Ok(Tensor::from_data(TensorData::new(all, [self.len]), device))
+    }
+
+    /// A bucket with this rank's own slice in its place, and the places of all ranks' slices, in units of `packing`.
+    fn pack(&self, bucket: usize, own: &[f32], packing: &Packing) -> (Vec<u16>, Vec<Range<usize>>) {
+        let ranges = packed(self.buckets.slices(bucket).map(|slice| packing.units(&slice)));
+        let len = ranges.last().map_or(0, |last| last.end);
+        let mut units = Vec::with_capacity(len);
+        units.resize(ranges[self.rank].start, 0);
+        packing.pack(&self.buckets.slice(bucket, self.rank), own, &mut units);
+        units.resize(len, 0);
+        (units, ranges)
     }
 
     /// The L2 norm of the whole gradient from every rank's own range of it.
@@ -111,6 +231,7 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
+    use crate::optimizer::upload;
 
     #[test]
     fn sum_of_squares_counts_whole_rows_and_the_rest() {

@@ -4,13 +4,15 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use chrono::{SecondsFormat, Utc};
+use lidit_dist::World;
 use serde::{Deserialize, Serialize};
 
+use crate::config::{RunConfig, Sharding};
 use crate::jsonl::{self, JsonLines};
 use crate::run_dir::{RunDir, host_name};
 
 /// The version of a line of `history.jsonl`.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// `history.jsonl`, open for appending; nothing in it is ever changed or cut, whatever lineage survives.
 pub struct History {
@@ -48,6 +50,8 @@ pub enum Event {
         host: String,
         /// Rank 0's device, as given by `--device`.
         device: String,
+        /// How sums were rounded.
+        arithmetic: Arithmetic,
     },
     /// A checkpoint is damaged and was not gone on from.
     Skipped {
@@ -61,13 +65,10 @@ pub enum Event {
         /// Steps done.
         step: u64,
         /// Milliseconds that training waited for it.
-        #[serde(default)]
         stall_ms: u64,
         /// Milliseconds that it took to write, in the background.
-        #[serde(default)]
         write_ms: u64,
         /// Bytes of all its files.
-        #[serde(default)]
         bytes: u64,
     },
     /// The attempt ended on purpose before the last step and can be resumed.
@@ -91,15 +92,45 @@ pub enum Event {
     },
 }
 
+/// What an attempt may choose anew, and what rounds its sums otherwise: a replay of its steps needs the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Arithmetic {
+    /// `train.micro_batch`.
+    pub micro_batch: usize,
+    /// `train.recompute_blocks`.
+    pub recompute_blocks: usize,
+    /// `train.sharding`.
+    pub sharding: Sharding,
+    /// Threads of each rank that compute (rayon's).
+    pub threads: Vec<usize>,
+}
+
+impl Arithmetic {
+    /// That of this attempt. A collective: every rank tells its threads.
+    pub fn of(config: &RunConfig, world: &World) -> Result<Self> {
+        let mut threads = vec![0.0; world.size()];
+        threads[world.rank()] = rayon::current_num_threads() as f64;
+        world.sum_f64(&mut threads)?;
+        Ok(Self {
+            micro_batch: config.train.micro_batch,
+            recompute_blocks: config.train.recompute_blocks,
+            sharding: config.train.sharding,
+            threads: threads.into_iter().map(|count| count as usize).collect(),
+        })
+    }
+}
+
 impl Event {
     /// A [`Started`](Event::Started) on this machine.
-    pub fn started(step: u64, world_size: usize, version: &str, device: &str) -> Self {
+    pub fn started(step: u64, world_size: usize, version: &str, device: &str, arithmetic: Arithmetic) -> Self {
         Self::Started {
             step,
             world_size,
             version: version.to_owned(),
             host: host_name(),
             device: device.to_owned(),
+            arithmetic,
         }
     }
 }
@@ -163,7 +194,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let run = RunDir::create(dir.path()).unwrap();
         let mut first = History::open(&run).unwrap();
-        let started = Event::started(0, 2, "0.1.0", "cpu");
+        let arithmetic = Arithmetic {
+            micro_batch: 6,
+            recompute_blocks: 0,
+            sharding: Sharding::Zero1,
+            threads: vec![1, 1],
+        };
+        let started = Event::started(0, 2, "0.1.0", "cpu", arithmetic);
         first.record(started.clone()).unwrap();
         first
             .record(Event::Saved {
@@ -204,10 +241,10 @@ mod tests {
         let run = RunDir::create(dir.path()).unwrap();
         fs::write(
             run.history(),
-            "{\"format_version\":2,\"time\":\"\",\"attempt\":1,\"event\":\"saved\",\"step\":1}\n",
+            "{\"format_version\":1,\"time\":\"\",\"attempt\":1,\"event\":\"finished\",\"step\":1}\n",
         )
         .unwrap();
         let message = History::open(&run).err().unwrap().to_string();
-        assert!(message.contains("format_version 2"), "{message}");
+        assert!(message.contains("format_version 1"), "{message}");
     }
 }

@@ -75,7 +75,7 @@ impl ImportRequest<'_> {
         let layout = FlatLayout::of(&model);
         let carried = start.weights(&config, &identity, &layout, &model)?;
         let world = World::solo();
-        let ownership = Ownership::new(config.train.sharding, layout.len(), &world);
+        let ownership = Ownership::new(&config.train, &layout, world.rank(), world.size());
         let state = start.state_of(&carried, &config, &layout, &ownership, model)?;
 
         config.start = Some(start);

@@ -5,8 +5,8 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::atomic::write_atomically;
 use crate::disk_fault::explained;
@@ -89,6 +89,11 @@ pub(crate) fn retain<T: DeserializeOwned>(path: &Path, keep: impl Fn(&T) -> bool
         write_atomically(path, &text)?;
     }
     Ok(kept.into_iter().map(|(_, value)| value).collect())
+}
+
+/// JSON has no NaN: what is not finite is written as `null`.
+pub(crate) fn null_is_nan<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
 /// The whole lines, each with its line end, and what they say.

@@ -52,6 +52,7 @@ impl VaeConfig {
                 let config = AutoencoderConfig::open(&kl.model);
                 Ok(config
                     .with_context(|| format!("vae.kl.model {}", kl.model.display()))?
+                    .network
                     .factor())
             }
         }

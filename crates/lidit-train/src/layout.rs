@@ -10,6 +10,7 @@ use lidit_model::{Role, is_f32_parameter};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Precision;
+use crate::packing::Packing;
 
 /// One parameter's place in flat space.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +100,12 @@ impl FlatLayout {
             }
         }
         groups
+    }
+
+    /// The types in which weights travel between ranks that compute in `precision`.
+    pub(crate) fn packing(&self, precision: Precision) -> Packing {
+        let rounded = |entry: &&Entry| precision == Precision::Bf16 && !is_f32_parameter(&entry.name);
+        Packing::new(self.entries.iter().filter(rounded).map(Entry::range))
     }
 
     /// `model`'s weights as one f32 vector, `[len]`.

@@ -3,9 +3,11 @@
 pub mod audit;
 pub mod cache;
 pub mod history;
+pub mod incident;
 pub mod metrics;
 
 mod atomic;
+mod buckets;
 mod caption;
 mod carry_over;
 mod checkpoint;
@@ -26,6 +28,7 @@ mod encode_price;
 mod event_file;
 mod example;
 mod export;
+mod fault;
 mod features;
 mod folder_lock;
 mod generate;
@@ -37,10 +40,12 @@ mod jsonl;
 mod latents;
 mod layout;
 mod loss_bins;
+mod loss_watch;
 mod manifest;
 mod memory;
 mod network_spec;
 mod optimizer;
+mod packing;
 mod previews;
 mod pytorch_layout;
 mod quarantine;
@@ -50,6 +55,7 @@ mod resolve;
 mod retention;
 mod run_dir;
 mod sample_draws;
+mod save_bench;
 mod saved_weights;
 mod schedule;
 mod snapshot;
@@ -68,29 +74,38 @@ mod written_part;
 
 pub use carry_over::{Carried, CarryOver};
 pub use checkpoint::Checkpoint;
+pub use checkpoint_writer::Saved;
 pub use conditioner::{Conditioned, Conditioner};
-pub use config::{CacheConfig, EncodersConfig, Precision, Remember, RunConfig, SampleConfig, Sharding, TrainConfig};
+pub use config::{
+    CacheConfig, EncodersConfig, Precision, ReduceDtype, Remember, RunConfig, SampleConfig, Sharding, TrainConfig,
+};
 pub use config_file::ConfigFile;
 pub use coordinate_check::{Coordinate, CoordinateCheck, growth};
 pub use dashboard::{View, ViewRequest};
+pub use ema::Ema;
 pub use encode_price::{EncodePrice, LlmPrice, TokenSample, Way};
 pub use export::{Export, ExportConfig, ExportRequest};
+pub use fault::VARIABLE as FAULT_VARIABLE;
 pub use features::{
     DataIdentity, EncoderIdentity, FeatureIdentity, FeatureManifest, FeatureRequest, FeatureStore, FeaturesWritten,
     write_features,
 };
 pub use generate::{Drawing, Request, batches, check_size, size_of_aspect, to_pictures};
+pub use gradients::Ownership;
 pub use image_grid::{GridRow, ImageGrid, Tile};
 pub use import::{ImportRequest, Imported};
 pub use latents::{KlConfig, LatentSpace, VaeConfig};
 pub use layout::FlatLayout;
+pub use loss_watch::{IncidentKind, LossWatch};
 pub use manifest::Manifest;
 pub use memory::MemoryEstimate;
 pub use network_spec::NetworkSpec;
+pub use optimizer::FlatAdamW;
 pub use previews::{compare, real_picture};
 pub use readable::{readable_bytes, readable_count};
 pub use resolve::Start;
 pub use run_dir::RunDir;
+pub use save_bench::{ReadBack, SaveBench};
 pub use saved_weights::SavedWeights;
 pub use staged::train;
 pub use start::{Carry, StartConfig};

@@ -5,16 +5,17 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use burn_train::Interrupter;
 use image::RgbImage;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::dashboard::{Dashboard, View};
-use crate::jsonl::{self, JsonLines};
+use crate::jsonl::{self, JsonLines, null_is_nan};
 use crate::loss_bins::{BINS, bin_name};
+use crate::loss_watch::LossWatch;
 use crate::run_dir::RunDir;
 use crate::tensorboard::{Ending, TensorBoard, code_block};
 
 /// The version of a line of `metrics.jsonl`.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// One logged step. Counts and times run from the run's first step over all attempts that survive in it.
 ///
@@ -31,6 +32,8 @@ pub struct StepRecord {
     pub tokens_seen: u64,
     /// Floating-point operations of the model for those samples (a `f64`: large runs pass 2^64).
     pub flops: f64,
+    /// Loss or gradient were not finite, so nothing was updated; `incidents/step-N.json` says more.
+    pub skipped: bool,
     /// Mean over the usable samples of the global batch.
     #[serde(deserialize_with = "null_is_nan")]
     pub loss: f64,
@@ -59,6 +62,8 @@ pub struct StepRecord {
     pub save_stall_s: f64,
     /// What the save that was completed since then took in the background; `null` where none was.
     pub save_write_s: Option<f64>,
+    /// What the losses up to this step were like.
+    pub watch: LossWatch,
 }
 
 /// A line of `metrics.jsonl`.
@@ -121,6 +126,7 @@ impl Metrics {
             ("train/grad_norm", r.grad_norm),
             ("train/lr", r.lr),
             ("train/caption_tokens_cut", r.caption_tokens_cut as f64),
+            ("train/skipped_steps", r.watch.skipped as f64),
             ("progress/epoch", r.epoch),
             ("progress/samples_seen", r.samples_seen as f64),
             ("progress/tokens_seen", r.tokens_seen as f64),
@@ -209,10 +215,6 @@ fn check_versions(path: &Path, lines: &[Line]) -> Result<()> {
     }
 }
 
-fn null_is_nan<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
-    Ok(Option::deserialize(from)?.unwrap_or(f64::NAN))
-}
-
 #[cfg(test)]
 impl StepRecord {
     /// Any step.
@@ -223,6 +225,7 @@ impl StepRecord {
             samples_seen: 32,
             tokens_seen: 2048,
             flops: 1e20,
+            skipped: false,
             loss: 1.0,
             loss_bins: std::array::from_fn(|i| (i != 3).then_some(0.1 * i as f64)),
             loss_bin_counts: [4, 3, 2, 0, 1, 5, 5, 5, 5, 2],
@@ -235,6 +238,7 @@ impl StepRecord {
             data_wait_s: 0.01,
             save_stall_s: 0.0,
             save_write_s: None,
+            watch: LossWatch::default(),
         }
     }
 }
@@ -308,6 +312,7 @@ mod tests {
             "samples_seen",
             "tokens_seen",
             "flops",
+            "skipped",
             "loss",
             "loss_bins",
             "loss_bin_counts",
@@ -316,6 +321,7 @@ mod tests {
             "caption_tokens_cut",
             "images_per_s",
             "seconds",
+            "watch",
         ];
         assert!(keys.iter().all(|key| line.get(key).is_some()), "{line}");
         assert_eq!(read(&run.metrics()).unwrap(), [record]);
@@ -335,7 +341,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let run = RunDir::create(dir.path()).unwrap();
         let text = serde_json::to_string(&Line {
-            format_version: 2,
+            format_version: 1,
             record: at(1, 1.0),
         })
         .unwrap();
@@ -344,7 +350,7 @@ mod tests {
             read(&run.metrics())
                 .unwrap_err()
                 .to_string()
-                .contains("format_version 2")
+                .contains("format_version 1")
         );
     }
 }

@@ -6,21 +6,24 @@ use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimiz
 use burn::tensor::{Device, Tensor, TensorData};
 use lidit_model::{Kind, ModelConfig, Part, Role};
 
+use crate::buckets::packed;
 use crate::config::TrainConfig;
 use crate::layout::FlatLayout;
 
 /// burn's `AdamW` on one contiguous range of flat space, once per parameter group that the range meets.
 ///
-/// It owns the f32 masters and both moments of that range. The update is elementwise, so any split of flat space over
-/// ranks gives the same bits.
+/// It owns the f32 masters and both moments of that range, in pieces that are updated one after the other. The update is
+/// elementwise, so any split of flat space over ranks and pieces gives the same bits.
 pub struct FlatAdamW {
     own: Range<usize>,
-    masters: Tensor<1>,
-    segments: Vec<Segment>,
+    masters: Vec<Tensor<1>>,
+    /// Of each piece.
+    segments: Vec<Vec<Segment>>,
 }
 
-/// The part of one group inside the own range.
+/// The part of one group inside a piece.
 struct Segment {
+    /// Counted from the piece's start.
     range: Range<usize>,
     lr_ratio: f64,
     adamw: AdamW,
@@ -39,28 +42,32 @@ pub struct Moments {
 }
 
 impl FlatAdamW {
-    /// An optimizer without history for `masters`, the values of the range `own` of `layout`.
+    /// An optimizer without history for `masters`, the values of the range `own` of `layout` in its pieces.
     pub fn new(
         train: &TrainConfig,
         model: &ModelConfig,
         layout: &FlatLayout,
         own: Range<usize>,
-        masters: Tensor<1>,
+        masters: Vec<Tensor<1>>,
     ) -> Self {
-        let segments = layout
-            .groups()
+        let groups = layout.groups();
+        let segments = packed(masters.iter().map(|piece| piece.dims()[0]))
             .into_iter()
-            .filter_map(|(group, range)| {
-                let range = range.start.max(own.start)..range.end.min(own.end);
-                let treatment = Treatment::of(group, train, model);
-                (!range.is_empty()).then(|| Segment {
-                    range: range.start - own.start..range.end - own.start,
-                    lr_ratio: treatment.lr_ratio,
-                    adamw: adamw(train, treatment.weight_decay),
-                    state: None,
-                })
-            })
-            .collect();
+            .map(|piece| {
+                let piece = own.start + piece.start..own.start + piece.end;
+                let segment_of = |(group, range): &(Role, Range<usize>)| {
+                    let range = range.start.max(piece.start)..range.end.min(piece.end);
+                    let treatment = Treatment::of(*group, train, model);
+                    (!range.is_empty()).then(|| Segment {
+                        range: range.start - piece.start..range.end - piece.start,
+                        lr_ratio: treatment.lr_ratio,
+                        adamw: adamw(train, treatment.weight_decay),
+                        state: None,
+                    })
+                };
+                groups.iter().filter_map(segment_of).collect()
+            });
+        let segments = segments.collect();
         Self { own, masters, segments }
     }
 
@@ -69,19 +76,22 @@ impl FlatAdamW {
         self.own.clone()
     }
 
-    /// The f32 weights of the own range.
-    pub fn masters(&self) -> &Tensor<1> {
+    /// The f32 weights of the own range, in its pieces.
+    pub fn masters(&self) -> &[Tensor<1>] {
         &self.masters
     }
 
-    /// One update of the own range from its gradients, both `[own.len()]`.
-    pub fn step(&mut self, lr: f64, gradients: &Tensor<1>) {
-        let mut updated = Vec::with_capacity(self.segments.len());
-        for segment in &mut self.segments {
+    /// One update of a piece of the own range from that piece's gradients; answers its masters.
+    ///
+    /// A step updates every piece once.
+    pub fn step(&mut self, piece: usize, lr: f64, gradients: &Tensor<1>) -> &Tensor<1> {
+        let masters = &mut self.masters[piece];
+        let mut updated = Vec::with_capacity(self.segments[piece].len());
+        for segment in &mut self.segments[piece] {
             let range = segment.range.clone();
             let (masters, state) = segment.adamw.step(
                 lr * segment.lr_ratio,
-                self.masters.clone().slice([range.clone()]),
+                masters.clone().slice([range.clone()]),
                 gradients.clone().slice([range]),
                 segment.state.take(),
             );
@@ -89,8 +99,9 @@ impl FlatAdamW {
             updated.push(masters);
         }
         if !updated.is_empty() {
-            self.masters = Tensor::cat(updated, 0);
+            *masters = Tensor::cat(updated, 0);
         }
+        masters
     }
 
     /// The moments of the own range; zeros before the first update.
@@ -100,14 +111,15 @@ impl FlatAdamW {
             first: Vec::with_capacity(self.own.len()),
             second: Vec::with_capacity(self.own.len()),
         };
-        for segment in &self.segments {
+        for segment in self.segments.iter().flatten() {
             if let Some(state) = &segment.state {
                 moments.time = state.momentum.time;
-                moments.first.extend(host(&state.momentum.moment_1));
-                moments.second.extend(host(&state.momentum.moment_2));
+                host_onto(&mut moments.first, &state.momentum.moment_1);
+                host_onto(&mut moments.second, &state.momentum.moment_2);
             } else {
-                moments.first.resize(segment.range.end, 0.0);
-                moments.second.resize(segment.range.end, 0.0);
+                let len = moments.first.len() + segment.range.len();
+                moments.first.resize(len, 0.0);
+                moments.second.resize(len, 0.0);
             }
         }
         moments
@@ -115,8 +127,10 @@ impl FlatAdamW {
 
     /// Puts the own range's moments back.
     pub fn restore(&mut self, moments: &Moments, device: &Device) {
-        for segment in &mut self.segments {
-            let range = segment.range.clone();
+        let mut start = 0;
+        for segment in self.segments.iter_mut().flatten() {
+            let range = start..start + segment.range.len();
+            start = range.end;
             segment.state = (moments.time > 0).then(|| {
                 AdamWState::new(AdaptiveMomentumState {
                     time: moments.time,
@@ -174,10 +188,19 @@ fn adamw(train: &TrainConfig, weight_decay: f32) -> AdamW {
 
 /// A flat f32 tensor's values on the host.
 pub fn host(tensor: &Tensor<1>) -> Vec<f32> {
+    let mut values = Vec::new();
+    host_onto(&mut values, tensor);
+    values
+}
+
+/// Appends a flat f32 tensor's values.
+pub fn host_onto(values: &mut Vec<f32>, tensor: &Tensor<1>) {
     let data = tensor.to_data();
-    // One copy of memory, where element by element takes ten times as long.
-    data.as_slice::<f32>()
-        .map_or_else(|_| data.iter::<f32>().collect(), <[f32]>::to_vec)
+    match data.as_slice::<f32>() {
+        // One copy of memory, where element by element takes ten times as long.
+        Ok(slice) => values.extend_from_slice(slice),
+        Err(_) => values.extend(data.iter::<f32>()),
+    }
 }
 
 /// Host values as a flat tensor on `device`.
@@ -222,11 +245,24 @@ mod tests {
             adamw: adamw.clone(),
             state: None,
         };
+        // One piece of two segments and one of a single element.
+        let last = masters.len() - 1;
         FlatAdamW {
             own: 0..masters.len(),
-            masters: upload(masters, device),
-            segments: vec![segment(0..cut), segment(cut..masters.len())],
+            masters: vec![upload(&masters[..last], device), upload(&masters[last..], device)],
+            segments: vec![vec![segment(0..cut), segment(cut..last)], vec![segment(0..1)]],
         }
+    }
+
+    fn step_all(adamw: &mut FlatAdamW, lr: f32, gradient: &Tensor<1>) {
+        let pieces = packed(adamw.masters().iter().map(|piece| piece.dims()[0]));
+        for (i, piece) in pieces.into_iter().enumerate() {
+            adamw.step(i, f64::from(lr), &gradient.clone().slice([piece]));
+        }
+    }
+
+    fn masters(adamw: &FlatAdamW) -> Vec<f32> {
+        adamw.masters().iter().flat_map(host).collect()
     }
 
     #[test]
@@ -236,10 +272,10 @@ mod tests {
         let mut adamw = optimizer(&hyper, &start, start.len() / 3, &device);
         for step in 1..=3 {
             let gradient = upload(&tensor(&golden, &format!("in.grad.{step}")), &device);
-            adamw.step(f64::from(hyper[0]), &gradient);
+            step_all(&mut adamw, hyper[0], &gradient);
             let moments = adamw.moments();
             let parts = [
-                ("params", host(adamw.masters())),
+                ("params", masters(&adamw)),
                 ("exp_avg", moments.first.clone()),
                 ("exp_avg_sq", moments.second.clone()),
             ];
@@ -254,7 +290,7 @@ mod tests {
             }
             assert_eq!(moments.time, step);
             // From here on another optimizer with another split, restored from what a checkpoint stores.
-            let mut restored = optimizer(&hyper, &host(adamw.masters()), step, &device);
+            let mut restored = optimizer(&hyper, &masters(&adamw), step, &device);
             restored.restore(&moments, &device);
             adamw = restored;
         }
@@ -298,27 +334,22 @@ mod tests {
         model.parametrization = Parametrization::Mup { base_width: 64 };
         let layout = one_entry_a_group();
         assert_eq!(layout.groups().len(), 9);
-        let mut adamw = FlatAdamW::new(&train, &model, &layout, 0..layout.len(), upload(&start, &device));
-        // Two ranks' shares, the border inside a group.
+        let mut adamw = FlatAdamW::new(&train, &model, &layout, 0..layout.len(), vec![upload(&start, &device)]);
+        // Two ranks' shares, the border inside a group, each in two pieces, the border in another one.
         let mut shares = [0..13, 13..layout.len()].map(|own| {
-            let masters = upload(&start[own.clone()], &device);
+            let (first, second) = start[own.clone()].split_at(4);
+            let masters = vec![upload(first, &device), upload(second, &device)];
             FlatAdamW::new(&train, &model, &layout, own, masters)
         });
         for step in 1..=3 {
             let gradient = upload(&tensor(&golden, &format!("in.grad.{step}")), &device);
-            adamw.step(f64::from(hyper[0]), &gradient);
+            step_all(&mut adamw, hyper[0], &gradient);
             for share in &mut shares {
                 let own = gradient.clone().slice([share.own()]);
-                share.step(f64::from(hyper[0]), &own);
+                step_all(share, hyper[0], &own);
             }
-            let ours = host(adamw.masters());
-            assert_eq!(
-                shares
-                    .iter()
-                    .flat_map(|share| host(share.masters()))
-                    .collect::<Vec<_>>(),
-                ours
-            );
+            let ours = masters(&adamw);
+            assert_eq!(shares.iter().flat_map(masters).collect::<Vec<_>>(), ours);
             let theirs = tensor(&golden, &format!("out.params.{step}"));
             for (i, (a, b)) in ours.iter().zip(&theirs).enumerate() {
                 let name = &layout.entries()[i / 3].name;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use image::RgbImage;
 use lidit_dist::World;
 use serde_json::json;
@@ -10,8 +10,10 @@ use serde_json::json;
 use crate::checkpoint_writer::Saved;
 use crate::config::RunConfig;
 use crate::dashboard::View;
-use crate::history::{Event, History};
+use crate::history::{Arithmetic, Event, History};
+use crate::incident::{self, Incident};
 use crate::loss_bins::LossBins;
+use crate::loss_watch::{IncidentKind, LossWatch};
 use crate::metrics::{Metrics, StepRecord, Watch};
 use crate::readable::readable_bytes;
 use crate::run_dir::RunDir;
@@ -95,17 +97,19 @@ impl Recorder {
         &mut self,
         config: &RunConfig,
         state: &TrainState,
-        world: &World,
         device: &str,
+        arithmetic: &Arithmetic,
         samples: u64,
     ) -> Result<u64> {
         let Some(lead) = &mut self.lead else { return Ok(0) };
         lead.history.record(Event::started(
             state.step,
-            world.size(),
+            lead.world_size,
             env!("CARGO_PKG_VERSION"),
             device,
+            arithmetic.clone(),
         ))?;
+        incident::cut_back(&lead.run_dir, state.step)?;
         let name = lead
             .run_dir
             .root()
@@ -144,8 +148,34 @@ impl Recorder {
         self.lead.as_ref()?.metrics.as_ref()?.last().map(|record| record.loss)
     }
 
-    /// A step is done; it is logged when its turn comes.
-    pub fn step(&mut self, step: u64, stats: &StepStats, took: Duration, waited: Duration) -> Result<()> {
+    /// What the losses up to step `done` were like, by the metrics' line of that step. A collective: rank 0 tells the
+    /// others. Without the line (nobody has removed it, or the run begins) it starts anew.
+    pub fn loss_watch(&self, done: u64, world: &World) -> Result<LossWatch> {
+        let last = self.lead.as_ref().and_then(|lead| lead.metrics.as_ref()?.last());
+        let watch = last.filter(|last| last.step == done).map(|last| last.watch);
+        let mut bytes = serde_json::to_vec(&watch.unwrap_or_default())?;
+        world.broadcast(&mut bytes, 0)?;
+        serde_json::from_slice(&bytes).context("the losses' mean and variance from rank 0")
+    }
+
+    /// A step can't be trusted: what is known of it is on the disk when this returns.
+    pub fn incident(&mut self, mut incident: Incident) -> Result<()> {
+        let Some(lead) = &mut self.lead else { return Ok(()) };
+        incident.attempt = lead.history.attempt();
+        incident.write(&lead.run_dir)?;
+        match (&mut lead.metrics, incident.kind) {
+            (None, _) => Ok(()),
+            (Some(metrics), IncidentKind::NonFinite) => metrics.note(
+                "loss or gradient is not finite: the step is skipped, see incidents/",
+                "",
+            ),
+            (Some(metrics), IncidentKind::Spike) => metrics.note("the loss has a spike, see incidents/", ""),
+        }
+    }
+
+    /// A step is done, `watch` has seen its loss; it is logged when its turn comes, or when it can't be trusted.
+    pub fn step(&mut self, state: &TrainState, stats: &StepStats, took: Duration, waited: Duration) -> Result<()> {
+        let step = state.step;
         let Some(lead) = &mut self.lead else { return Ok(()) };
         lead.step = step;
         lead.pace.add(stats, took, waited);
@@ -156,8 +186,8 @@ impl Recorder {
         let Some(metrics) = &mut lead.metrics else {
             return Ok(());
         };
-        if stats.stop || lead.pace.is_due(step) {
-            metrics.log(&lead.pace.record(step, stats))
+        if stats.stop || stats.finding.is_some() || lead.pace.is_due(step) {
+            metrics.log(&lead.pace.record(state, stats))
         } else {
             metrics.advance(step)
         }
@@ -267,7 +297,10 @@ impl Lead {
 impl Pace {
     fn add(&mut self, stats: &StepStats, took: Duration, waited: Duration) {
         self.steps += 1;
-        self.loss_bins += stats.loss_bins;
+        // One NaN would hide all losses since the last line.
+        if !stats.is_skipped() {
+            self.loss_bins += stats.loss_bins;
+        }
         self.images += stats.usable;
         self.seconds += took.as_secs_f64();
         self.waited += waited.as_secs_f64();
@@ -281,8 +314,9 @@ impl Pace {
         step.is_multiple_of(self.log_every) || step.is_multiple_of(self.checkpoint_every) || step == self.steps_in_run
     }
 
-    /// The line of `step`; the sums start anew.
-    fn record(&mut self, step: u64, stats: &StepStats) -> StepRecord {
+    /// The line of the step that `state` has just made; the sums start anew.
+    fn record(&mut self, state: &TrainState, stats: &StepStats) -> StepRecord {
+        let step = state.step;
         let samples_seen = step * self.global_batch;
         let record = StepRecord {
             step,
@@ -290,6 +324,7 @@ impl Pace {
             samples_seen,
             tokens_seen: self.total_tokens,
             flops: self.total_flops,
+            skipped: stats.is_skipped(),
             loss: stats.loss,
             loss_bins: self.loss_bins.means(),
             loss_bin_counts: self.loss_bins.counts(),
@@ -302,6 +337,7 @@ impl Pace {
             data_wait_s: self.waited / f64::from(self.steps),
             save_stall_s: self.save_stall,
             save_write_s: self.save_write.take(),
+            watch: state.watch,
         };
         (self.steps, self.images, self.seconds, self.waited) = (0, 0, 0.0, 0.0);
         self.save_stall = 0.0;

@@ -6,7 +6,6 @@ use anyhow::Result;
 
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint_folder::CheckpointFolder;
-use crate::config::TrainConfig;
 
 /// Keeps the newest checkpoints and every so many steps one for good.
 #[derive(Clone, Debug)]
@@ -19,10 +18,10 @@ pub(crate) struct Retention {
 
 impl Retention {
     /// By `train.keep_last` and `train.keep_every`.
-    pub fn new(train: &TrainConfig) -> Self {
+    pub fn new(keep_last: usize, keep_every: u64) -> Self {
         Self {
-            keep_last: train.keep_last,
-            keep_every: train.keep_every,
+            keep_last,
+            keep_every,
             verified: BTreeSet::new(),
         }
     }
@@ -74,14 +73,6 @@ mod tests {
     use super::*;
     use crate::snapshot::Snapshot;
 
-    fn retention(keep_last: usize, keep_every: u64) -> Retention {
-        Retention {
-            keep_last,
-            keep_every,
-            verified: BTreeSet::new(),
-        }
-    }
-
     /// Saves checkpoints of `steps` and prunes after each, as a run does.
     fn kept(mut retention: Retention, steps: &[u64]) -> Vec<u64> {
         let dir = tempfile::tempdir().unwrap();
@@ -106,9 +97,9 @@ mod tests {
     #[test]
     fn the_newest_stay_and_every_so_many_steps_one() {
         let steps = [10, 20, 30, 40, 50, 60];
-        assert_eq!(kept(retention(2, 0), &steps), [60, 50]);
-        assert_eq!(kept(retention(2, 20), &steps), [60, 50, 40, 20]);
-        assert_eq!(kept(retention(1, 30), &steps), [60, 30]);
+        assert_eq!(kept(Retention::new(2, 0), &steps), [60, 50]);
+        assert_eq!(kept(Retention::new(2, 20), &steps), [60, 50, 40, 20]);
+        assert_eq!(kept(Retention::new(1, 30), &steps), [60, 30]);
     }
 
     #[test]
@@ -119,7 +110,7 @@ mod tests {
         let mut left = Vec::new();
         for step in [10, 20, 30, 40, 50, 60, 70] {
             save(&folder, step);
-            retention(2, 0).prune(&folder, step).unwrap();
+            Retention::new(2, 0).prune(&folder, step).unwrap();
             if step == 40 {
                 fs::remove_file(folder.whole(40).join("model.safetensors")).unwrap();
             }

@@ -11,13 +11,14 @@ use crate::atomic::write_atomically;
 use crate::folder_lock::{self, LOCK};
 
 /// What a run makes in its directory, apart from hidden files.
-const OWN: [&str; 7] = [
+const OWN: [&str; 8] = [
     "config.toml",
     "history.jsonl",
     "metrics.jsonl",
     "tensorboard",
     "samples",
     "checkpoints",
+    "incidents",
     "result.json",
 ];
 
@@ -152,6 +153,16 @@ impl RunDir {
     /// Checkpoints, `checkpoints/`.
     pub fn checkpoints(&self) -> PathBuf {
         self.root.join("checkpoints")
+    }
+
+    /// Steps whose numbers can't be trusted, `incidents/`; there once the first was met.
+    pub fn incidents(&self) -> PathBuf {
+        self.root.join("incidents")
+    }
+
+    /// What is known of such a step, `incidents/step-N.json`.
+    pub fn incident(&self, step: u64) -> PathBuf {
+        self.incidents().join(format!("step-{step}.json"))
     }
 
     /// The run's outcome, written last, `result.json`.

@@ -98,7 +98,8 @@ impl StartConfig {
             state.optimizer.restore(&checkpoint.moments(own.clone())?, &device);
             for ema in &mut state.ema {
                 if checkpoint.manifest().ema_half_lives.contains(&ema.half_life()) {
-                    ema.restore(upload(&checkpoint.ema(ema.half_life())?[own.clone()], &device));
+                    let weights = upload(&checkpoint.ema(ema.half_life())?[own.clone()], &device);
+                    ema.restore(ownership.split(&weights));
                 }
             }
         }

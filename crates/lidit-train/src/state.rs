@@ -10,14 +10,16 @@ use lidit_dist::World;
 use lidit_model::LiDit;
 use sha2::{Digest, Sha256};
 
+use crate::buckets::packed;
 use crate::checkpoint::{Checkpoint, OptimizerPart};
 use crate::config::{RunConfig, Sharding};
 use crate::digest::hex;
 use crate::ema::Ema;
 use crate::gradients::Ownership;
-use crate::layout::{FlatLayout, even_ranges};
+use crate::layout::FlatLayout;
+use crate::loss_watch::LossWatch;
 use crate::manifest::{DataPosition, FORMAT_VERSION, Manifest};
-use crate::optimizer::{FlatAdamW, host, upload};
+use crate::optimizer::{FlatAdamW, host_onto, upload};
 use crate::snapshot::{FlatWeights, Snapshot};
 
 /// Elements of a vector of flat space that are gathered at once.
@@ -35,13 +37,15 @@ pub struct TrainState {
     pub ema: Vec<Ema>,
     /// Digest of all sample ids drawn so far.
     pub sample_digest: SampleDigest,
+    /// What the losses so far were like. The run's metrics bring it back, not its checkpoints.
+    pub watch: LossWatch,
 }
 
 impl TrainState {
     /// A state before the first step: `model` as it was initialised.
     pub fn new(config: &RunConfig, layout: &FlatLayout, ownership: &Ownership, model: LiDit) -> Self {
         let all = layout.values(&model);
-        let masters = all.clone().slice([ownership.own()]);
+        let masters = ownership.split(&all.clone().slice([ownership.own()]));
         let ema = config
             .train
             .ema_half_lives
@@ -54,6 +58,7 @@ impl TrainState {
             optimizer: FlatAdamW::new(&config.train, &config.model, layout, ownership.own(), masters),
             ema,
             sample_digest: SampleDigest::default(),
+            watch: LossWatch::default(),
         }
     }
 
@@ -72,7 +77,7 @@ impl TrainState {
         let device = layout.values(&model).device();
         let own = ownership.own();
         let all = checkpoint.masters()?;
-        let masters = upload(&all[own.clone()], &device);
+        let masters = ownership.split(&upload(&all[own.clone()], &device));
         let mut optimizer = FlatAdamW::new(&config.train, &config.model, layout, own.clone(), masters);
         optimizer.restore(&checkpoint.moments(own.clone())?, &device);
         let ema = config
@@ -80,10 +85,8 @@ impl TrainState {
             .ema_half_lives
             .iter()
             .map(|&half_life| {
-                Ok(Ema::new(
-                    half_life,
-                    upload(&checkpoint.ema(half_life)?[own.clone()], &device),
-                ))
+                let weights = upload(&checkpoint.ema(half_life)?[own.clone()], &device);
+                Ok(Ema::new(half_life, ownership.split(&weights)))
             })
             .collect::<Result<_>>()?;
         let data = &checkpoint.manifest().data;
@@ -100,6 +103,7 @@ impl TrainState {
             optimizer,
             ema,
             sample_digest: SampleDigest(data.digest.clone()),
+            watch: LossWatch::default(),
         })
     }
 
@@ -172,40 +176,48 @@ impl TrainState {
     }
 }
 
-/// A vector of flat space, `len` long, on rank 0 from every rank's own range of it; `None` on the others, which never
-/// hold more of it than [`GATHERED`] elements. A collective.
-fn gather_at_root(own: &Tensor<1>, len: usize, ownership: &Ownership, world: &World) -> Result<Option<Vec<f32>>> {
+/// A vector of flat space, `len` long, on rank 0 from the pieces of every rank's own range of it; `None` on the others,
+/// which never hold more of it than [`GATHERED`] elements. A collective.
+fn gather_at_root(own: &[Tensor<1>], len: usize, ownership: &Ownership, world: &World) -> Result<Option<Vec<f32>>> {
     let is_root = world.rank() == 0;
+    let values = || {
+        let mut values = Vec::with_capacity(ownership.own().len());
+        own.iter().for_each(|piece| host_onto(&mut values, piece));
+        values
+    };
     if !ownership.is_split() {
-        return Ok(is_root.then(|| host(own)));
+        return Ok(is_root.then(values));
     }
-    let ranges = even_ranges(len, world.size());
-    let own = host(own);
+    let ranges = ranges_of_all(&ownership.own(), world)?;
+    let own = values();
     let mut all = is_root.then(|| vec![0.0; len]);
-    // A piece of every range at a time: all links are busy.
-    let piece = (GATHERED / world.size()).max(1);
+    // A part of every range at a time: all links are busy.
+    let part = (GATHERED / world.size()).max(1);
     let longest = ranges.iter().map(Range::len).max().unwrap_or(0);
-    for start in (0..longest).step_by(piece) {
-        let mut end = 0;
-        let places: Vec<Range<usize>> = ranges
-            .iter()
-            .map(|range| {
-                let begin = end;
-                end += range.len().saturating_sub(start).min(piece);
-                begin..end
-            })
-            .collect();
-        let mut pieces = vec![0.0; end];
+    for start in (0..longest).step_by(part) {
+        let places = packed(ranges.iter().map(|range| range.len().saturating_sub(start).min(part)));
+        let mut parts = vec![0.0; places.last().map_or(0, |last| last.end)];
         let mine = places[world.rank()].clone();
-        pieces[mine.clone()].copy_from_slice(&own[start.min(own.len())..][..mine.len()]);
-        world.all_gather(&mut pieces, &places)?;
-        if let Some(all) = &mut all {
-            for (range, place) in ranges.iter().zip(places) {
-                all[range.start + start.min(range.len())..][..place.len()].copy_from_slice(&pieces[place]);
-            }
+        if !mine.is_empty() {
+            parts[mine.clone()].copy_from_slice(&own[start..start + mine.len()]);
+        }
+        world.all_gather(&mut parts, &places)?;
+        let Some(all) = &mut all else { continue };
+        for (range, place) in ranges.iter().zip(places).filter(|(_, place)| !place.is_empty()) {
+            let from = range.start + start;
+            all[from..from + place.len()].copy_from_slice(&parts[place]);
         }
     }
     Ok(all)
+}
+
+/// What every rank owns. A collective.
+fn ranges_of_all(own: &Range<usize>, world: &World) -> Result<Vec<Range<usize>>> {
+    let mut ends = vec![0.0; 2 * world.size()];
+    (ends[2 * world.rank()], ends[2 * world.rank() + 1]) = (own.start as f64, own.end as f64);
+    world.sum_f64(&mut ends)?;
+    let ranges = ends.as_chunks::<2>().0.iter();
+    Ok(ranges.map(|[start, end]| *start as usize..*end as usize).collect())
 }
 
 /// What a checkpoint must agree with to be continued or sampled.

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use lidit_data::{Bucket, MicroBatch, SampleSum};
 use lidit_dist::World;
@@ -11,10 +11,13 @@ use lidit_model::{Conditioning, ImageTokens, LiDit, LossBatch, Losses, PromptBat
 use crate::checkpoint_writer::Progress;
 use crate::conditioner::{Conditioned, Conditioner};
 use crate::config::RunConfig;
+use crate::fault::Fault;
 use crate::gradients::{Ownership, clip_factor};
+use crate::incident::MicroBatchReport;
 use crate::latents::{LatentSpace, PIXEL_CHANNELS};
 use crate::layout::{FlatGradients, FlatLayout};
 use crate::loss_bins::{BINS, LossBins};
+use crate::loss_watch::IncidentKind;
 use crate::sample_draws::draw;
 use crate::schedule::LrSchedule;
 use crate::state::TrainState;
@@ -42,10 +45,12 @@ pub struct Stepper<'a> {
     pub stop: &'a Stop,
     /// How far this rank is with the save under way.
     pub saving: Progress,
+    /// What this rank breaks on purpose.
+    pub fault: Option<Fault>,
 }
 
-/// What a step says of itself; the same on every rank.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What a step says of itself; the same on every rank, but for the micro-batches of a finding.
+#[derive(Clone, Debug, PartialEq)]
 pub struct StepStats {
     /// Mean loss over the global batch's usable samples.
     pub loss: f64,
@@ -69,6 +74,19 @@ pub struct StepStats {
     pub stop: bool,
     /// How far all ranks are with the save under way.
     pub saving: Progress,
+    /// Why these numbers can't be trusted, where they can't.
+    pub finding: Option<Finding>,
+}
+
+/// Why the numbers of a step can't be trusted, and this rank's part in it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Finding {
+    /// What is wrong.
+    pub kind: IncidentKind,
+    /// Of a spike: standard deviations above the running mean.
+    pub zscore: Option<f64>,
+    /// This rank's, computed once more.
+    pub micro_batches: Vec<MicroBatchReport>,
 }
 
 impl StepStats {
@@ -76,26 +94,24 @@ impl StepStats {
     pub fn unusable(&self) -> u64 {
         self.samples.samples - self.usable as u64
     }
+
+    /// Whether nothing was updated.
+    pub fn is_skipped(&self) -> bool {
+        matches!(&self.finding, Some(finding) if finding.kind == IncidentKind::NonFinite)
+    }
 }
 
 impl Stepper<'_> {
-    /// Runs `micro_batches` forward and backward, reduces, clips, and updates `state` by one step.
+    /// Runs `micro_batches` forward and backward, reduces, clips, and updates `state` by one step. A step whose loss or
+    /// gradient is not finite moves on in the stream and updates nothing.
     ///
     /// # Errors
-    /// A peer was lost, a prompt can't be encoded, or loss or gradient are not finite (nothing is updated then).
+    /// A peer was lost, or a prompt can't be encoded.
     pub fn step(&self, state: &mut TrainState, micro_batches: &[MicroBatch]) -> Result<StepStats> {
-        let mut gradients: Option<Tensor<1>> = None;
-        let mut local = LocalSums::default();
-        for batch in micro_batches {
-            let (gradient, sums) = self.forward_backward(state, batch)?;
-            gradients = Some(match gradients {
-                Some(so_far) => so_far + gradient,
-                None => gradient,
-            });
-            local.add(&sums);
+        let (mut gradients, mut local) = self.accumulate(state, micro_batches, |_, _, _| ())?;
+        if let Some(fault) = self.fault {
+            gradients = fault.strike(state.step + 1, gradients);
         }
-        // A rank without a sample still takes part in the reduction.
-        let gradients = gradients.unwrap_or_else(|| Tensor::zeros([self.layout.len()], &self.device.clone().inner()));
         local.stop = f64::from(u8::from(self.is_stop_due(state.step + 1)));
         local.saving = self.saving;
         let total = local.over_all_ranks(self.world)?;
@@ -103,15 +119,14 @@ impl Stepper<'_> {
         let mean = self.ownership.reduce(gradients, self.world)?.div_scalar(usable);
         let grad_norm = self.ownership.norm(&mean, self.world)?;
         let loss = total.loss / usable;
-        ensure!(
-            loss.is_finite() && grad_norm.is_finite(),
-            "step {}: loss {loss}, gradient norm {grad_norm}: not finite, so nothing was updated; lower train.lr or look at the data",
-            state.step + 1
-        );
         let lr = LrSchedule::new(&self.config.train).lr(state.step);
-        let clipped = mean.mul_scalar(clip_factor(grad_norm, self.config.train.max_grad_norm));
-        self.update(state, &clipped, lr)?;
+        let finding = self.judge(state, loss, grad_norm, micro_batches)?;
+        if grad_norm.is_finite() && loss.is_finite() {
+            self.update(state, mean, grad_norm, lr)?;
+        }
+        state.step += 1;
         Ok(StepStats {
+            finding,
             loss,
             loss_bins: total.loss_bins,
             grad_norm,
@@ -124,6 +139,56 @@ impl Stepper<'_> {
             stop: total.stop > 0.0,
             saving: total.saving,
         })
+    }
+
+    /// The sum of some micro-batches' gradients in flat space, `[len]`, and their share of the step's sums; `each` sees
+    /// every micro-batch with its own gradient and sums.
+    pub(crate) fn accumulate(
+        &self,
+        state: &TrainState,
+        micro_batches: &[MicroBatch],
+        mut each: impl FnMut(&MicroBatch, &Tensor<1>, &LocalSums),
+    ) -> Result<(Tensor<1>, LocalSums)> {
+        let mut gradients: Option<Tensor<1>> = None;
+        let mut local = LocalSums::default();
+        for batch in micro_batches {
+            let (gradient, sums) = self.forward_backward(state, batch)?;
+            each(batch, &gradient, &sums);
+            gradients = Some(match gradients {
+                Some(so_far) => so_far + gradient,
+                None => gradient,
+            });
+            local.add(&sums);
+        }
+        // A rank without a sample still takes part in the reduction.
+        let gradients = gradients.unwrap_or_else(|| Tensor::zeros([self.layout.len()], &self.device.clone().inner()));
+        Ok((gradients, local))
+    }
+
+    /// Whether a step of this `loss` and `grad_norm` can be trusted. Both come out of a reduction, so all ranks agree.
+    ///
+    /// Where it can't, the micro-batches are run once more, before anything is updated: ordinary steps pay nothing for
+    /// their single losses and norms.
+    fn judge(
+        &self,
+        state: &mut TrainState,
+        loss: f64,
+        grad_norm: f64,
+        micro_batches: &[MicroBatch],
+    ) -> Result<Option<Finding>> {
+        let limit = self.config.train.spike_zscore;
+        let (watch, kind) = (state.watch, state.watch.judge(loss, grad_norm, limit));
+        state.watch.take(loss, kind, limit);
+        let Some(kind) = kind else { return Ok(None) };
+        let mut reports = Vec::with_capacity(micro_batches.len());
+        self.accumulate(state, micro_batches, |batch, gradient, sums| {
+            reports.push(MicroBatchReport::of(batch, sums.loss, gradient));
+        })?;
+        Ok(Some(Finding {
+            kind,
+            zscore: watch.zscore(loss).filter(|_| kind == IncidentKind::Spike),
+            micro_batches: reports,
+        }))
     }
 
     /// One micro-batch's gradient sum in flat space, and its share of the step's sums.
@@ -212,24 +277,31 @@ impl Stepper<'_> {
         ImageTokens { rows, columns }
     }
 
-    fn update(&self, state: &mut TrainState, gradient: &Tensor<1>, lr: f64) -> Result<()> {
-        state.optimizer.step(lr, gradient);
-        for ema in &mut state.ema {
-            ema.update(state.optimizer.masters(), self.config.train.global_batch);
-        }
-        let masters = self.ownership.gather(state.optimizer.masters(), self.world)?;
-        state.model = self
-            .layout
-            .load(&masters, self.config.train.precision, state.model.clone());
-        state.step += 1;
+    /// Clips the own range of the mean gradient, whose norm over all ranges is `grad_norm`, and updates.
+    fn update(&self, state: &mut TrainState, mean: Tensor<1>, grad_norm: f64, lr: f64) -> Result<()> {
+        let train = &self.config.train;
+        let clipped = mean.mul_scalar(clip_factor(grad_norm, train.max_grad_norm));
+        let (optimizer, averages) = (&mut state.optimizer, &mut state.ema);
+        let gradients = self.ownership.split(&clipped);
+        let device = self.device.clone().inner();
+        // The weights of one piece are on their way while the next piece is updated.
+        let weights = self.ownership.gather_updated(self.world, &device, |piece| {
+            let masters = optimizer.step(piece, lr, &gradients[piece]);
+            for ema in averages.iter_mut() {
+                ema.update(piece, masters, train.global_batch);
+            }
+            masters.clone()
+        })?;
+        state.model = self.layout.load(&weights, train.precision, state.model.clone());
         Ok(())
     }
 }
 
 /// Sums over samples, first of one rank, then of all.
 #[derive(Clone, Copy, Debug, Default)]
-struct LocalSums {
-    loss: f64,
+pub(crate) struct LocalSums {
+    /// Of the samples' losses.
+    pub loss: f64,
     loss_bins: LossBins,
     usable: f64,
     flops: f64,

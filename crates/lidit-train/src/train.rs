@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::Device;
 use lidit_data::{Dataset, LoadedStep, Loader, LoaderConfig, MicroBatch, SampleOrder, Share};
 use lidit_dist::World;
@@ -15,18 +15,20 @@ use crate::conditioner::Conditioner;
 use crate::config::{Remember, RunConfig};
 use crate::config_file::ConfigFile;
 use crate::dashboard::View;
+use crate::fault::Fault;
 use crate::features::FeatureStore;
 use crate::gradients::Ownership;
-use crate::history::{self, Event};
+use crate::history::{self, Arithmetic, Event};
+use crate::incident::{FORMAT_VERSION, Incident, RankReport};
 use crate::latents::LatentSpace;
 use crate::layout::FlatLayout;
 use crate::previews::Previews;
 use crate::quarantine::Quarantine;
 use crate::recorder::Recorder;
 use crate::resolve::{Start, resolve};
-use crate::run_dir::RunDir;
+use crate::run_dir::{RunDir, host_name};
 use crate::state::{Identity, TrainState};
-use crate::step::{StepStats, Stepper};
+use crate::step::{Finding, StepStats, Stepper};
 use crate::stop::Stop;
 use crate::tensorboard::Ending;
 
@@ -115,7 +117,10 @@ struct Session<'a> {
     previews: Previews,
     state: TrainState,
     writer: CheckpointWriter,
+    arithmetic: Arithmetic,
+    fault: Option<Fault>,
     device: Device,
+    device_name: String,
 }
 
 impl<'a> Session<'a> {
@@ -139,8 +144,8 @@ impl<'a> Session<'a> {
         let conditioning = conditioner.conditioning(&config.encoders);
         let model = LiDit::init(&config.model, &conditioning, config.train.seed, &device);
         let layout = FlatLayout::of(&model);
-        let ownership = Ownership::new(config.train.sharding, layout.len(), world);
-        let state = match newest_checkpoint(run_dir, request.start, world, recorder)? {
+        let ownership = Ownership::new(&config.train, &layout, world.rank(), world.size());
+        let mut state = match newest_checkpoint(run_dir, request.start, world, recorder)? {
             Some(checkpoint) => {
                 identity.check(&checkpoint)?;
                 TrainState::restore(&checkpoint, &config, &layout, &ownership, model)?
@@ -169,8 +174,14 @@ impl<'a> Session<'a> {
         }
         let loader = Loader::new(dataset, stream)?;
         conditioner.start(stream)?;
-        let unusable = recorder.begin(&config, &state, world, &request.device_name, samples)?;
+        let arithmetic = Arithmetic::of(&config, world)?;
+        let unusable = recorder.begin(&config, &state, &request.device_name, &arithmetic, samples)?;
+        state.watch = recorder.loss_watch(state.step, world)?;
         let writer = CheckpointWriter::open(&run_dir.checkpoints(), &config.train, world)?;
+        let fault = Fault::from_env()?;
+        if let Some(fault) = fault {
+            fault.announce(world.rank());
+        }
         let quarantine = Quarantine::open(run_dir, unusable, config.data.max_unusable, world)?;
         Ok(Self {
             run_dir,
@@ -187,7 +198,10 @@ impl<'a> Session<'a> {
             previews,
             state,
             writer,
+            arithmetic,
+            fault,
             device,
+            device_name: request.device_name.clone(),
         })
     }
 
@@ -206,8 +220,14 @@ impl<'a> Session<'a> {
             let waited = begun.elapsed();
             self.state.sample_digest.extend(&self.order, self.state.step);
             let stats = self.step(&micro_batches, world, stop)?;
-            loss = stats.loss;
-            recorder.step(self.state.step, &stats, begun.elapsed(), waited)?;
+            if let Some(finding) = &stats.finding {
+                recorder.incident(self.incident(&stats, finding, saved, world)?)?;
+            }
+            if !stats.is_skipped() {
+                loss = stats.loss;
+            }
+            recorder.step(&self.state, &stats, begun.elapsed(), waited)?;
+            self.limit_skipping()?;
             let seen = self.state.step * self.config.train.global_batch as u64;
             self.quarantine.add(stats.unusable(), &unusable, seen, world)?;
             if let Some(saved) = self.writer.advance(stats.saving, world)? {
@@ -247,8 +267,53 @@ impl<'a> Session<'a> {
             device: &self.device,
             stop,
             saving: self.writer.progress(),
+            fault: self.fault,
         }
         .step(&mut self.state, micro_batches)
+    }
+
+    /// All that every rank knows of the step just made. A collective.
+    fn incident(&self, stats: &StepStats, finding: &Finding, checkpoint: u64, world: &World) -> Result<Incident> {
+        let own = RankReport {
+            rank: world.rank(),
+            host: host_name(),
+            device: self.device_name.clone(),
+            micro_batches: finding.micro_batches.clone(),
+        };
+        Ok(Incident {
+            format_version: FORMAT_VERSION,
+            step: self.state.step,
+            kind: finding.kind,
+            // Rank 0's history knows it.
+            attempt: 0,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            checkpoint,
+            world_size: world.size(),
+            seed: self.config.train.seed,
+            precision: self.config.train.precision,
+            arithmetic: self.arithmetic.clone(),
+            loss: stats.loss,
+            grad_norm: stats.grad_norm,
+            lr: stats.lr,
+            usable: stats.usable,
+            zscore: finding.zscore,
+            ranks: own.gather(world)?,
+        })
+    }
+
+    /// Ends the run on every rank when too many steps in a row were skipped; what is on the disk stays.
+    fn limit_skipping(&self) -> Result<()> {
+        let (skipped, allowed) = (self.state.watch.skipped_in_a_row, self.config.train.max_nonfinite);
+        let (last, root) = (self.state.step, self.run_dir.root().display());
+        let first = last + 1 - skipped.min(last);
+        ensure!(
+            skipped < allowed,
+            "loss or gradient were not finite in steps {first} to {last}, and train.max_nonfinite = {allowed} ends the \
+             run: {root}/incidents/step-{first}.json and later say what each rank had; `lidit replay {root} --step \
+             {first}` names the sample and the layer where it began; then mend the data or begin again with a lower \
+             train.lr (or go past it: --resume --set train.max_nonfinite=N)"
+        );
+        Ok(())
     }
 
     fn is_save_due(&self) -> bool {

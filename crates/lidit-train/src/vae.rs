@@ -114,7 +114,7 @@ fn continued(request: &VaeRequest<'_>) -> Result<VaeTraining> {
 
 /// Whether the network can halve every picture as often as it must.
 fn check_sizes(config: &VaeTraining, dataset: &Dataset) -> Result<()> {
-    let factor = config.network.autoencoder().factor() as u32;
+    let factor = config.network.factor() as u32;
     for size in dataset.order(config.train.seed, config.train.batch).sizes() {
         ensure!(
             size.width.is_multiple_of(factor) && size.height.is_multiple_of(factor),

@@ -1,5 +1,6 @@
 //! `lidit bench`: median and spread of the hot paths.
 
+mod checkpoint;
 mod encode;
 mod loader;
 
@@ -16,6 +17,8 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    /// What saving a state costs, and going on from it.
+    Checkpoint(checkpoint::Args),
     /// Captions a second through a config's frozen language models.
     Encode(encode::Args),
     /// Images a second from a config's data.
@@ -25,6 +28,7 @@ enum Command {
 /// Runs one of them.
 pub fn run(args: &Args) -> Result<Outcome> {
     match &args.command {
+        Command::Checkpoint(args) => checkpoint::run(args),
         Command::Encode(args) => encode::run(args),
         Command::Loader(args) => loader::run(args),
     }

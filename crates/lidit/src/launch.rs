@@ -24,6 +24,8 @@ const POLL: Duration = Duration::from_millis(20);
 const LAST_WORDS: Duration = Duration::from_secs(10);
 /// A panic's exit code.
 const PANIC: i32 = 101;
+/// Tells attempts apart.
+pub const ATTEMPT: &str = "LIDIT_LAUNCH_ATTEMPT";
 const STOPPED: i32 = 75;
 const PEER_FAILED: i32 = 76;
 
@@ -39,6 +41,13 @@ pub struct Args {
     /// How long the other ranks have to end by themselves after one failed, in seconds, before they are stopped.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     grace: u64,
+    /// How many hosts run this same command, each with N processes; the environment says where they meet (`MASTER_ADDR`,
+    /// `MASTER_PORT`, `LIDIT_RENDEZVOUS_SECRET`), and restarts are for what started the hosts' launchers.
+    #[arg(long, value_name = "H", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    nodes: u16,
+    /// Which of the hosts this is, from 0.
+    #[arg(long, value_name = "I", default_value_t = 0)]
+    node: u16,
     /// The lidit command that every rank runs: `train CONFIG ..` or `cache CONFIG --out DIR`.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -49,12 +58,24 @@ pub fn run(args: &Args) -> Result<Outcome> {
     if args.command.first().is_some_and(|command| command == "launch") {
         bail!("launch can't launch launch: name the command that every rank runs, such as train CONFIG");
     }
+    if args.node >= args.nodes {
+        bail!("--node {} of --nodes {}: hosts count from 0", args.node, args.nodes);
+    }
+    if args.nodes > 1 && args.max_restarts > 0 {
+        bail!(
+            "--max-restarts {} with --nodes {}: ranks of all hosts start again together, so leave it to what started them",
+            args.max_restarts,
+            args.nodes
+        );
+    }
     // Of the commands that ranks share, cache goes on by itself.
     let is_cache = args.command.first().is_some_and(|command| command == "cache");
     let launch = Launch {
         program: std::env::current_exe().context("finding this binary")?,
         command: args.command.clone(),
         nproc: usize::from(args.nproc),
+        nodes: usize::from(args.nodes),
+        node: usize::from(args.node),
         max_restarts: args.max_restarts,
         grace: Duration::from_secs(args.grace),
         last_words: LAST_WORDS,
@@ -85,6 +106,8 @@ struct Launch {
     program: PathBuf,
     command: Vec<String>,
     nproc: usize,
+    nodes: usize,
+    node: usize,
     max_restarts: u32,
     grace: Duration,
     last_words: Duration,
@@ -144,20 +167,16 @@ impl Launch {
         {
             command.arg(resume);
         }
-        command.envs([
-            ("RANK", rank.to_string()),
-            ("LOCAL_RANK", rank.to_string()),
-            ("WORLD_SIZE", self.nproc.to_string()),
-            ("MASTER_ADDR", meeting.host.clone()),
-            ("MASTER_PORT", meeting.port.to_string()),
-            ("LIDIT_RENDEZVOUS_SECRET", meeting.secret.clone()),
-            ("LIDIT_LAUNCH_ATTEMPT", attempt.to_string()),
-        ]);
-        if std::env::var_os("RAYON_NUM_THREADS").is_none() {
-            // Ranks that each take all cores only get into each other's way.
-            let cores = thread::available_parallelism().map_or(1, usize::from);
-            command.env("RAYON_NUM_THREADS", (cores / self.nproc).max(1).to_string());
+        let global = self.node * self.nproc + rank;
+        command.envs(place_variables(global, rank, self.nodes * self.nproc));
+        if self.nodes == 1 {
+            command.envs(meeting_variables(meeting));
         }
+        // Several hosts have one attempt, which who started them may number.
+        if self.nodes == 1 || std::env::var_os(ATTEMPT).is_none() {
+            command.env(ATTEMPT, attempt.to_string());
+        }
+        command.envs(thread_variables(self.nproc));
         if rank > 0 {
             command
                 .stdin(Stdio::null())
@@ -204,6 +223,34 @@ impl Launch {
     }
 }
 
+/// A rank's place, as the environment says it.
+pub fn place_variables(rank: usize, local_rank: usize, size: usize) -> [(&'static str, String); 3] {
+    [
+        ("RANK", rank.to_string()),
+        ("LOCAL_RANK", local_rank.to_string()),
+        ("WORLD_SIZE", size.to_string()),
+    ]
+}
+
+/// Where ranks meet, as the environment says it.
+pub fn meeting_variables(meeting: &Meeting) -> [(&'static str, String); 3] {
+    [
+        ("MASTER_ADDR", meeting.host.clone()),
+        ("MASTER_PORT", meeting.port.to_string()),
+        ("LIDIT_RENDEZVOUS_SECRET", meeting.secret.clone()),
+    ]
+}
+
+/// The threads of each of `nproc` ranks of this machine, unless the user has set them: ranks that each take all cores only
+/// get into each other's way.
+pub fn thread_variables(nproc: usize) -> Option<(&'static str, String)> {
+    const THREADS: &str = "RAYON_NUM_THREADS";
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    std::env::var_os(THREADS)
+        .is_none()
+        .then(|| (THREADS, (cores / nproc).max(1).to_string()))
+}
+
 /// What the ends of all ranks that ended by themselves mean together.
 ///
 /// An error of a rank's own decides: trying again would end alike. Crashes and lost peers are worth another attempt.
@@ -233,11 +280,18 @@ mod tests {
 
     /// Launches a shell script as every rank; `$1` is `--resume` after a restart.
     fn launch(nproc: usize, max_restarts: u32, script: &str) -> (i32, u32) {
+        launch_last_of(1, nproc, max_restarts, script)
+    }
+
+    /// As [`launch`], as the last of several hosts.
+    fn launch_last_of(nodes: usize, nproc: usize, max_restarts: u32, script: &str) -> (i32, u32) {
         let command = ["-c", script, "sh"].map(String::from).to_vec();
         let launch = Launch {
             program: "/bin/sh".into(),
             command,
             nproc,
+            nodes,
+            node: nodes - 1,
             max_restarts,
             grace: Duration::from_millis(200),
             last_words: Duration::from_millis(200),
@@ -287,5 +341,12 @@ mod tests {
         let script = "[ $WORLD_SIZE = 3 ] && [ $RANK = $LOCAL_RANK ] && [ $MASTER_ADDR = 127.0.0.1 ] && [ $MASTER_PORT -gt 0 ] \
             && [ ${#LIDIT_RENDEZVOUS_SECRET} = 64 ] && [ $RAYON_NUM_THREADS -ge 1 ]";
         assert_eq!(launch(3, 0, script), (0, 0));
+    }
+
+    #[test]
+    fn ranks_of_the_last_host_count_on_and_meet_where_the_environment_says() {
+        let script =
+            "[ $WORLD_SIZE = 6 ] && [ $RANK = $((4 + LOCAL_RANK)) ] && [ -z \"$MASTER_ADDR$LIDIT_RENDEZVOUS_SECRET\" ]";
+        assert_eq!(launch_last_of(3, 2, 0, script), (0, 0));
     }
 }

@@ -3,6 +3,7 @@
 mod allocator;
 mod bench;
 mod cache;
+mod chaos;
 mod checkpoint;
 mod coordinate_check;
 mod data;
@@ -13,10 +14,12 @@ mod launch;
 mod outcome;
 mod plan;
 mod quickstart;
+mod render;
 mod sample;
 mod train;
 mod vae;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -53,6 +56,8 @@ enum Command {
     Train(train::Args),
     /// Train or cache with several processes on this machine.
     Launch(launch::Args),
+    /// Write a job script for Slurm or manifests for Kubernetes, from a launch config.
+    Render(render::Args),
     /// Draw pictures from prompts with a trained run.
     Sample(sample::Args),
     /// Turn pictures into an autoencoder's latents and back.
@@ -61,6 +66,8 @@ enum Command {
     Bench(bench::Args),
     /// Train several widths for a few steps, with and without muP, and say how much more the wider ones move.
     CoordinateCheck(coordinate_check::Args),
+    /// Break a run on purpose, restart it, and compare its end with an undisturbed run's.
+    Chaos(chaos::Args),
     /// List, verify and fingerprint a run's checkpoints.
     Checkpoint(checkpoint::Args),
 }
@@ -78,7 +85,8 @@ fn main() -> ExitCode {
             outcome.exit.into()
         }
         Err(error) => {
-            eprintln!("error: {}", described(&error));
+            // Standard error may lie on the disk that is full: that must not turn the error into a panic.
+            let _ = writeln!(std::io::stderr(), "error: {}", described(&error));
             if is_lost_peer(&error) {
                 Exit::PeerFailed.into()
             } else {
@@ -98,10 +106,12 @@ fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
         Command::Cache(args) => cache::run(args),
         Command::Train(args) => train::run(args),
         Command::Launch(args) => launch::run(args),
+        Command::Render(args) => render::run(args),
         Command::Sample(args) => sample::run(args),
         Command::Vae(args) => vae::run(args),
         Command::Bench(args) => bench::run(args),
         Command::CoordinateCheck(args) => coordinate_check::run(args),
+        Command::Chaos(args) => chaos::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
     }
 }

@@ -5,7 +5,7 @@ use burn::tensor::activation::softmax;
 use burn::tensor::module::linear;
 use burn::tensor::{Device, FloatDType, Tensor};
 
-use super::config::AutoencoderConfig;
+use super::config::NetworkConfig;
 use super::conv::lazy_zeros;
 use super::group_norm::GroupNorm;
 
@@ -34,7 +34,7 @@ struct Linear {
 
 impl Attention {
     /// A block without weights.
-    pub fn zeros(num_channels: usize, config: &AutoencoderConfig, device: &Device) -> Self {
+    pub fn zeros(num_channels: usize, config: &NetworkConfig, device: &Device) -> Self {
         let square = || Linear {
             weight: lazy_zeros([num_channels, num_channels], device),
             bias: lazy_zeros([num_channels], device),

@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
 use crate::EncoderError;
 use crate::config_json::ConfigJson;
 
@@ -33,9 +36,10 @@ const KEYS: [&str; 20] = [
     "torch_dtype",
 ];
 
-/// What an autoencoder is made of, and how its latents are scaled.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AutoencoderConfig {
+/// What an autoencoder is made of, by the names of diffusers' `config.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkConfig {
     /// Channels at each resolution, from the picture's down to the latents'; each further one halves the sides.
     pub block_out_channels: Vec<usize>,
     /// Residual blocks at each resolution of the encoder; the decoder has one more.
@@ -50,10 +54,29 @@ pub struct AutoencoderConfig {
     pub use_post_quant_conv: bool,
     /// Attention between the two residual blocks at the lowest resolution.
     pub mid_block_add_attention: bool,
+}
+
+/// An autoencoder's network, and how its latents are scaled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AutoencoderConfig {
+    /// What it is made of.
+    pub network: NetworkConfig,
     /// Diffusion models see `(latents - shift_factor) * scaling_factor`.
     pub scaling_factor: f64,
     /// See `scaling_factor`.
     pub shift_factor: f64,
+}
+
+impl NetworkConfig {
+    /// Pixels per latent along one side.
+    pub fn factor(&self) -> usize {
+        1 << (self.block_out_channels.len() - 1)
+    }
+
+    /// Channels at the lowest resolution.
+    pub(super) fn mid_channels(&self) -> usize {
+        self.block_out_channels[self.block_out_channels.len() - 1]
+    }
 }
 
 impl AutoencoderConfig {
@@ -88,7 +111,7 @@ impl AutoencoderConfig {
                 ),
             ));
         }
-        Ok(Self {
+        let network = NetworkConfig {
             block_out_channels,
             layers_per_block: json.count("layers_per_block")?.unwrap_or(1),
             latent_channels: json.count("latent_channels")?.unwrap_or(4),
@@ -96,6 +119,9 @@ impl AutoencoderConfig {
             use_quant_conv: json.flag("use_quant_conv")?.unwrap_or(true),
             use_post_quant_conv: json.flag("use_post_quant_conv")?.unwrap_or(true),
             mid_block_add_attention: json.flag("mid_block_add_attention")?.unwrap_or(true),
+        };
+        Ok(Self {
+            network,
             scaling_factor: match json.number("scaling_factor")? {
                 None => 0.18215,
                 Some(factor) if factor > 0.0 => factor,
@@ -105,19 +131,14 @@ impl AutoencoderConfig {
         })
     }
 
-    /// Pixels per latent along one side.
-    pub fn factor(&self) -> usize {
-        1 << (self.block_out_channels.len() - 1)
-    }
-
-    /// Channels at the lowest resolution.
-    pub(super) fn mid_channels(&self) -> usize {
-        self.block_out_channels[self.block_out_channels.len() - 1]
-    }
-
     /// All that determines latents and pictures beside the weights, as one text.
     pub(super) fn canonical(&self) -> String {
-        format!("{self:?}")
+        json!({
+            "network": self.network,
+            "scaling_factor": self.scaling_factor,
+            "shift_factor": self.shift_factor,
+        })
+        .to_string()
     }
 }
 

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::activation::silu;
 use burn::tensor::{Device, FloatDType, Tensor};
 
-use super::config::AutoencoderConfig;
+use super::config::NetworkConfig;
 use super::conv::Conv2d;
 use super::group_norm::GroupNorm;
 use super::mid_block::MidBlock;
@@ -35,7 +35,7 @@ struct Upsample {
 
 impl Decoder {
     /// A decoder without weights.
-    pub fn zeros(config: &AutoencoderConfig, device: &Device) -> Self {
+    pub fn zeros(config: &NetworkConfig, device: &Device) -> Self {
         let channels = &config.block_out_channels;
         let mut num_inputs = config.mid_channels();
         let up_blocks = channels.iter().enumerate().rev().map(|(index, &num_outputs)| {
@@ -64,13 +64,7 @@ impl Decoder {
 }
 
 impl UpBlock {
-    fn zeros(
-        num_inputs: usize,
-        num_outputs: usize,
-        is_last: bool,
-        config: &AutoencoderConfig,
-        device: &Device,
-    ) -> Self {
+    fn zeros(num_inputs: usize, num_outputs: usize, is_last: bool, config: &NetworkConfig, device: &Device) -> Self {
         let block = |index| {
             let num_inputs = if index == 0 { num_inputs } else { num_outputs };
             ResBlock::zeros(num_inputs, num_outputs, config, device)

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use super::attention::Attention;
-use super::config::AutoencoderConfig;
+use super::config::NetworkConfig;
 use super::res_block::ResBlock;
 
 /// A residual block, attention or none, and another residual block.
@@ -17,7 +17,7 @@ pub struct MidBlock {
 
 impl MidBlock {
     /// Blocks without weights.
-    pub fn zeros(config: &AutoencoderConfig, device: &Device) -> Self {
+    pub fn zeros(config: &NetworkConfig, device: &Device) -> Self {
         let channels = config.mid_channels();
         let attention = || Attention::zeros(channels, config, device);
         Self {

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Tensor};
 
-use super::config::AutoencoderConfig;
+use super::config::NetworkConfig;
 use super::conv::Conv2d;
 use super::decoder::Decoder;
 use super::encoder::Encoder;
@@ -22,7 +22,7 @@ pub struct Autoencoder {
 
 impl Autoencoder {
     /// A network without weights.
-    pub fn zeros(config: &AutoencoderConfig, device: &Device) -> Self {
+    pub fn zeros(config: &NetworkConfig, device: &Device) -> Self {
         let pointwise = |channels| Conv2d::zeros(channels, channels, 1, device);
         Self {
             encoder: Encoder::zeros(config, device),

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::tensor::activation::silu;
 use burn::tensor::{Device, FloatDType, Tensor};
 
-use super::config::AutoencoderConfig;
+use super::config::NetworkConfig;
 use super::conv::Conv2d;
 use super::group_norm::GroupNorm;
 
@@ -21,7 +21,7 @@ pub struct ResBlock {
 
 impl ResBlock {
     /// A block without weights.
-    pub fn zeros(num_inputs: usize, num_outputs: usize, config: &AutoencoderConfig, device: &Device) -> Self {
+    pub fn zeros(num_inputs: usize, num_outputs: usize, config: &NetworkConfig, device: &Device) -> Self {
         let norm = |channels| GroupNorm::zeros(config.norm_num_groups, channels, device);
         Self {
             norm1: norm(num_inputs),

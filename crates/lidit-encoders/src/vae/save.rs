@@ -37,27 +37,27 @@ impl Autoencoder {
 impl AutoencoderConfig {
     /// The text of `config.json`; pictures were `sample_size` pixels large.
     pub fn to_json(&self, sample_size: usize) -> String {
-        let blocks = |name: &'static str| vec![name; self.block_out_channels.len()];
+        let blocks = |name: &'static str| vec![name; self.network.block_out_channels.len()];
         let keys: Value = json!({
             "_class_name": "AutoencoderKL",
             "act_fn": "silu",
-            "block_out_channels": self.block_out_channels,
+            "block_out_channels": self.network.block_out_channels,
             "down_block_types": blocks("DownEncoderBlock2D"),
             "force_upcast": true,
             "in_channels": 3,
-            "latent_channels": self.latent_channels,
+            "latent_channels": self.network.latent_channels,
             "latents_mean": null,
             "latents_std": null,
-            "layers_per_block": self.layers_per_block,
-            "mid_block_add_attention": self.mid_block_add_attention,
-            "norm_num_groups": self.norm_num_groups,
+            "layers_per_block": self.network.layers_per_block,
+            "mid_block_add_attention": self.network.mid_block_add_attention,
+            "norm_num_groups": self.network.norm_num_groups,
             "out_channels": 3,
             "sample_size": sample_size,
             "scaling_factor": self.scaling_factor,
             "shift_factor": self.shift_factor,
             "up_block_types": blocks("UpDecoderBlock2D"),
-            "use_post_quant_conv": self.use_post_quant_conv,
-            "use_quant_conv": self.use_quant_conv,
+            "use_post_quant_conv": self.network.use_post_quant_conv,
+            "use_quant_conv": self.network.use_quant_conv,
         });
         format!("{keys:#}\n")
     }

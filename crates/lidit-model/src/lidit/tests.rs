@@ -53,29 +53,6 @@ fn image(seed: u64, shape: [usize; 4]) -> Tensor<4> {
     )
 }
 
-fn golden_batch(golden: &Golden, i: usize) -> PromptBatch {
-    PromptBatch {
-        states: golden.tensor(&format!("in.states.{i}")),
-        valid: golden.mask(&format!("in.valid.{i}")),
-        caption: golden.mask(&format!("in.caption.{i}")),
-        cut: [2, 1][i],
-    }
-}
-
-fn golden_loss_batch(golden: &Golden) -> LossBatch {
-    LossBatch {
-        images: golden.tensor("in.images"),
-        noise: golden.tensor("in.noise"),
-        draws: golden
-            .values("in.draws")
-            .chunks(2)
-            .map(|pair| [pair[0], pair[1]])
-            .collect(),
-        weights: golden.values("in.weights"),
-        image_tokens: 6,
-    }
-}
-
 fn to_vec<const D: usize>(x: Tensor<D>) -> Vec<f32> {
     x.into_data().try_into_vec().unwrap()
 }
@@ -84,8 +61,8 @@ fn to_vec<const D: usize>(x: Tensor<D>) -> Vec<f32> {
 fn loss_and_all_gradients_match_pytorch() {
     let golden = Golden::open("lidit");
     let model = opened(&Device::flex().autodiff());
-    let prompts = [golden_batch(&golden, 0), golden_batch(&golden, 1)];
-    let loss = flow().loss(&model, &golden_loss_batch(&golden), &prompts).sum;
+    let prompts = golden.prompts();
+    let loss = flow().loss(&model, &golden.loss_batch(6), &prompts).sum;
     let mut grads = loss.backward();
     golden.check("out.loss", loss.inner(), 1e-5);
     golden.check_gradients(&model, &mut grads, 1e-4);
@@ -95,8 +72,8 @@ fn loss_and_all_gradients_match_pytorch() {
 fn outputs_match_pytorch() {
     let golden = Golden::open("lidit");
     let model = opened(&Device::flex());
-    let noised = flow().noise(&golden_loss_batch(&golden));
-    let prompts = [golden_batch(&golden, 0), golden_batch(&golden, 1)];
+    let noised = flow().noise(&golden.loss_batch(6));
+    let prompts = golden.prompts();
     golden.check(
         "out.prediction",
         model.forward(noised.input, noised.timesteps, &prompts),
@@ -276,8 +253,8 @@ fn three_encoders_train_every_parameter() {
 fn bf16_weights_give_nearly_the_same_output_and_gradients() {
     let device = Device::flex().autodiff();
     let golden = Golden::open("lidit");
-    let prompts = [golden_batch(&golden, 0), golden_batch(&golden, 1)];
-    let noised = flow().noise(&golden_loss_batch(&golden));
+    let prompts = golden.prompts();
+    let noised = flow().noise(&golden.loss_batch(6));
     let full = opened(&device);
     let half = full.clone().map(&mut ToBf16::default());
     let run = |model: &LiDit| model.forward(noised.input.clone(), noised.timesteps.clone(), &prompts);
@@ -286,7 +263,7 @@ fn bf16_weights_give_nearly_the_same_output_and_gradients() {
     let error = relative_error(&to_vec(a), &to_vec(b), 48);
     assert!(error < 0.03, "{error}");
 
-    let loss = flow().loss(&half, &golden_loss_batch(&golden), &prompts).sum;
+    let loss = flow().loss(&half, &golden.loss_batch(6), &prompts).sum;
     assert_eq!(loss.dtype(), burn::tensor::DType::F32);
     let mut grads = loss.backward();
     assert_eq!(silent_parameters(&half, &mut grads), Vec::<String>::new());

@@ -34,17 +34,7 @@ pub(crate) fn flow(density: TimestepDensity, shift: TimestepShift) -> Objective 
 #[test]
 fn objectives_match_pytorch() {
     let golden = Golden::open("objective");
-    let batch = LossBatch {
-        images: golden.tensor("in.images"),
-        noise: golden.tensor("in.noise"),
-        draws: golden
-            .values("in.draws")
-            .chunks(2)
-            .map(|pair| [pair[0], pair[1]])
-            .collect(),
-        weights: golden.values("in.weights"),
-        image_tokens: 1024,
-    };
+    let batch = golden.loss_batch(1024);
     let velocity = Diffusion {
         density: LOGIT_NORMAL,
         weighting: LossWeighting::MinSnr { gamma: 0.5 },

@@ -11,7 +11,7 @@ use crate::config::{Conditioning, Fusion, InputNorm, ModelConfig, Pooling};
 use crate::golden::{Golden, relative_error};
 use crate::initialize::initialize;
 use crate::objective::tests::flow;
-use crate::objective::{LossBatch, Noised, Objective};
+use crate::objective::{Noised, Objective};
 use crate::parameter::is_f32_parameter;
 use crate::timestep_density::TimestepDensity;
 use crate::timestep_shift::TimestepShift;
@@ -107,39 +107,19 @@ fn model(config: &ModelConfig, dtype: FloatDType) -> LiDit {
     })
 }
 
-fn prompts(golden: &Golden) -> [PromptBatch; 2] {
-    [(0, 2), (1, 1)].map(|(i, cut)| PromptBatch {
-        states: golden.tensor(&format!("in.states.{i}")),
-        valid: golden.mask(&format!("in.valid.{i}")),
-        caption: golden.mask(&format!("in.caption.{i}")),
-        cut,
-    })
-}
-
 fn objective() -> Objective {
     flow(TimestepDensity::Uniform, TimestepShift::None)
 }
 
 fn noised(golden: &Golden) -> (Noised, Vec<f32>) {
-    let weights = golden.values("in.weights");
-    let batch = LossBatch {
-        images: golden.tensor("in.images"),
-        noise: golden.tensor("in.noise"),
-        draws: golden
-            .values("in.draws")
-            .chunks(2)
-            .map(|pair| [pair[0], pair[1]])
-            .collect(),
-        weights: weights.clone(),
-        image_tokens: 6,
-    };
-    (objective().noise(&batch), weights)
+    let batch = golden.loss_batch(6);
+    (objective().noise(&batch), batch.weights)
 }
 
 fn plain(model: &LiDit) -> (f32, ByPath) {
     let golden = Golden::open("lidit");
     let (noised, weights) = noised(&golden);
-    let prediction = model.forward(noised.input.clone(), noised.timesteps.clone(), &prompts(&golden));
+    let prediction = model.forward(noised.input.clone(), noised.timesteps.clone(), &golden.prompts());
     let loss = objective().loss_of(&noised, prediction, &weights).sum;
     let mut taken = ByPath::new();
     take(model, &mut loss.backward(), &mut taken);
@@ -153,7 +133,7 @@ fn in_segments(model: &LiDit, blocks: usize) -> (f32, ByPath) {
     let loss = model.backward_in_segments(
         noised.input.clone(),
         noised.timesteps.clone(),
-        &prompts(&golden),
+        &golden.prompts(),
         NonZeroUsize::new(blocks).unwrap(),
         |prediction| {
             let loss = objective().loss_of(&noised, prediction, &weights).sum;

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use lidit_data::DataConfig;
-use lidit_encoders::vae::AutoencoderConfig;
+use lidit_encoders::vae::NetworkConfig;
 use serde::{Deserialize, Serialize};
 
 const FORMAT_VERSION: u32 = 1;
@@ -21,26 +21,6 @@ pub struct VaeTraining {
     pub train: VaeTrainConfig,
     /// The pictures; captions are not used.
     pub data: DataConfig,
-}
-
-/// The network, by the names of diffusers' `config.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NetworkConfig {
-    /// Channels at each resolution; each further one halves the sides.
-    pub block_out_channels: Vec<usize>,
-    /// Residual blocks at each resolution of the encoder; the decoder has one more.
-    pub layers_per_block: usize,
-    /// Channels of the latents.
-    pub latent_channels: usize,
-    /// Groups of every group norm.
-    pub norm_num_groups: usize,
-    /// A 1 x 1 convolution after the encoder.
-    pub use_quant_conv: bool,
-    /// A 1 x 1 convolution before the decoder.
-    pub use_post_quant_conv: bool,
-    /// Attention at the lowest resolution.
-    pub mid_block_add_attention: bool,
 }
 
 /// Weights of the loss's terms; `docs/vae.md` has the formulas.
@@ -100,23 +80,6 @@ pub struct VaeTrainConfig {
     pub grid_pictures: u64,
     /// Pictures whose latents give `scaling_factor` and `shift_factor`.
     pub scale_pictures: u64,
-}
-
-impl NetworkConfig {
-    /// As the network reads it, its latents not yet scaled.
-    pub fn autoencoder(&self) -> AutoencoderConfig {
-        AutoencoderConfig {
-            block_out_channels: self.block_out_channels.clone(),
-            layers_per_block: self.layers_per_block,
-            latent_channels: self.latent_channels,
-            norm_num_groups: self.norm_num_groups,
-            use_quant_conv: self.use_quant_conv,
-            use_post_quant_conv: self.use_post_quant_conv,
-            mid_block_add_attention: self.mid_block_add_attention,
-            scaling_factor: 1.0,
-            shift_factor: 0.0,
-        }
-    }
 }
 
 impl VaeTraining {

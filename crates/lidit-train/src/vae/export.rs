@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use burn::module::Module;
 use burn::tensor::Device;
 use lidit_data::Dataset;
-use lidit_encoders::vae::{Autoencoder, WEIGHTS_FILE, split_moments};
+use lidit_encoders::vae::{Autoencoder, AutoencoderConfig, WEIGHTS_FILE, split_moments};
 
 use super::config::VaeTraining;
 use super::grid::pixels;
@@ -30,9 +30,11 @@ pub fn write(
         mean.is_finite() && deviation > 0.0 && deviation.is_finite(),
         "the latents have mean {mean} and standard deviation {deviation}: train longer, or with a smaller loss.kl"
     );
-    let mut autoencoder = config.network.autoencoder();
-    autoencoder.shift_factor = mean;
-    autoencoder.scaling_factor = 1.0 / deviation;
+    let autoencoder = AutoencoderConfig {
+        network: config.network.clone(),
+        scaling_factor: 1.0 / deviation,
+        shift_factor: mean,
+    };
     let json = autoencoder.to_json(config.data.image_size as usize);
     write_atomically(&out.join(WEIGHTS_FILE), &network.to_safetensors()?)?;
     write_atomically(&out.join("config.json"), json.as_bytes())
@@ -40,8 +42,7 @@ pub fn write(
 
 /// Mean and standard deviation of all values of the latents' means.
 fn statistics(network: &Autoencoder, dataset: &Dataset, count: u64, device: &Device) -> Result<(f64, f64)> {
-    let count = count.min(dataset.len());
-    let ids: Vec<u64> = (0..count).map(|i| i * dataset.len() / count).collect();
+    let ids = dataset.subset().spread(count);
     let (mut number, mut sum, mut squares) = (0.0, 0.0, 0.0);
     for ids in ids.chunks(CHUNK) {
         for sample in dataset.samples(ids)?.iter().flatten() {

@@ -24,9 +24,10 @@ pub struct Grid {
 impl Grid {
     /// `count` pictures spread evenly over the data set.
     pub fn new(out: &Path, dataset: &Dataset, count: u64) -> Result<Self> {
-        let count = count.min(dataset.len());
-        let ids: Vec<u64> = (0..count).map(|i| i * dataset.len() / count).collect();
-        let samples = dataset.samples(&ids)?.into_iter().filter_map(Result::ok);
+        let samples = dataset
+            .samples(&dataset.subset().spread(count))?
+            .into_iter()
+            .filter_map(Result::ok);
         Ok(Self {
             folder: out.join("samples"),
             samples: samples.collect(),

@@ -40,7 +40,7 @@ impl AddAssign for Terms {
 
 /// Standard normal numbers for the batch's latents, `[B, C, H / f, W / f]`: each sample's own in each epoch.
 pub fn noise(batch: &MicroBatch, config: &VaeTraining, device: &Device) -> Tensor<4> {
-    let network = config.network.autoencoder();
+    let network = &config.network;
     let (width, height) = (batch.size.width as usize, batch.size.height as usize);
     let shape = [
         network.latent_channels,

@@ -55,7 +55,7 @@ struct Position {
 impl VaeState {
     /// The state that `out` holds, or a new one.
     pub fn open(out: &Path, config: &VaeTraining, dataset: &str, device: &Device) -> Result<Self> {
-        let network = Autoencoder::zeros(&config.network.autoencoder(), device);
+        let network = Autoencoder::zeros(&config.network, device);
         let layout = FlatLayout::of(&network);
         let train = &config.train;
         // Without weight decay AdamW is Adam.
