@@ -1,34 +1,27 @@
 //! One step of a run again, on one process: what it computed, whether it is the same, and what broke it.
 
-use std::collections::BTreeSet;
+mod loaded;
+mod record;
+mod suspect;
+
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
-use burn::tensor::{Device, Tensor};
-use lidit_data::{Dataset, Loader, LoaderConfig, MicroBatch, Share};
-use lidit_dist::World;
-use lidit_model::{Conditioning, LiDit};
+use anyhow::Result;
+use burn::tensor::Device;
+use lidit_data::MicroBatch;
 use serde::Serialize;
 
-use crate::checkpoint::Checkpoint;
-use crate::conditioner::Conditioner;
+use self::loaded::Loaded;
+use self::record::Record;
+pub use self::suspect::Suspect;
+use self::suspect::locate;
 use crate::config::RunConfig;
-use crate::gradients::{Ownership, add_rank, norm_of_ranks};
-use crate::history::{self, Arithmetic, Event};
-use crate::incident::{Incident, MicroBatchReport};
-use crate::latents::LatentSpace;
-use crate::layout::FlatLayout;
+use crate::incident::MicroBatchReport;
 use crate::loss_watch::IncidentKind;
-use crate::metrics;
 use crate::run_dir::RunDir;
-use crate::schedule::LrSchedule;
-use crate::state::{Identity, TrainState};
-use crate::step::{LocalSums, Stepper};
-use crate::stop::Stop;
-use crate::stream_log;
-use crate::suspect::{Suspect, locate};
-use crate::train::{conditioner, remember};
+use crate::state::TrainState;
 
 /// Which step of which run, and where to compute it.
 pub struct ReplayRequest<'a> {
@@ -275,180 +268,8 @@ fn read_back(number: f64) -> f64 {
     serde_json::from_str(&text).unwrap_or(f64::NAN)
 }
 
-/// What a run has on its disk about the way to a step.
-struct Record {
-    config: RunConfig,
-    attempts: Vec<Attempt>,
-    incident: Option<Incident>,
-    numbers: Option<Recorded>,
-    /// Steps that updated nothing, whatever a replay makes of them.
-    skipped: BTreeSet<u64>,
-    step: u64,
-}
-
-/// How an attempt at a run computed.
-struct Attempt {
-    /// Steps done when it began.
-    from: u64,
-    world_size: usize,
-    device: String,
-    arithmetic: Arithmetic,
-}
-
-impl Record {
-    fn read(run: &RunDir, step: u64) -> Result<Self> {
-        let root = run.root().display();
-        let text = run.read_config()?;
-        let text = text.with_context(|| format!("{root} holds no config.toml: is it a run directory?"))?;
-        let lines = stream_log::read(run)?;
-        let last = lines.last().map_or(0, |line| line.step);
-        ensure!(
-            (1..=last).contains(&step),
-            "step {step} is not among the steps 1 to {last} of the run in {root}"
-        );
-        let attempts = history::read(&run.history())?
-            .into_iter()
-            .filter_map(|line| match line.event {
-                Event::Started {
-                    step,
-                    world_size,
-                    device,
-                    arithmetic,
-                    ..
-                } => Some(Attempt {
-                    from: step,
-                    world_size,
-                    device,
-                    arithmetic,
-                }),
-                _ => None,
-            });
-        let incident = Incident::read(run, step)?;
-        let logged = metrics::read(&run.metrics())?;
-        let numbers = match &incident {
-            Some(incident) => Some((incident.loss, incident.grad_norm)),
-            None => logged
-                .iter()
-                .find(|line| line.step == step)
-                .map(|line| (line.loss, line.grad_norm)),
-        };
-        let record = Self {
-            config: RunConfig::from_table(text.parse()?, &[])?,
-            attempts: attempts.collect(),
-            incident,
-            skipped: logged
-                .iter()
-                .filter(|line| line.skipped)
-                .map(|line| line.step)
-                .collect(),
-            numbers: numbers.map(|(loss, grad_norm)| Recorded { loss, grad_norm }),
-            step,
-        };
-        for line in lines.iter().filter(|line| line.step <= step) {
-            let attempt = record.attempt(line.step)?;
-            ensure!(
-                attempt.world_size == line.world_size,
-                "{}: step {} was trained by {} processes, {} says {}",
-                run.stream().display(),
-                line.step,
-                line.world_size,
-                run.history().display(),
-                attempt.world_size
-            );
-        }
-        Ok(record)
-    }
-
-    /// Who made a step of the surviving lineage: the last attempt that began before it.
-    fn attempt(&self, step: u64) -> Result<&Attempt> {
-        let mut attempts = self.attempts.iter().rev();
-        let attempt = attempts.find(|attempt| attempt.from < step);
-        attempt.with_context(|| format!("history.jsonl has no attempt that made step {step}"))
-    }
-
-    /// The run's config with what the attempt that made `step` had chosen.
-    fn config_of(&self, step: u64) -> Result<RunConfig> {
-        let arithmetic = &self.attempt(step)?.arithmetic;
-        let mut config = self.config.clone();
-        config.train.micro_batch = arithmetic.micro_batch;
-        config.train.recompute_blocks = arithmetic.recompute_blocks;
-        config.train.sharding = arithmetic.sharding;
-        Ok(config)
-    }
-
-    /// Makes this process compute with as many threads as rank 0 had at the step; says where that is not all.
-    fn take_threads(&self) -> Vec<String> {
-        let Ok(attempt) = self.attempt(self.step) else {
-            return Vec::new();
-        };
-        let wanted = attempt.arithmetic.threads.first().copied().unwrap_or(1);
-        // Fails where threads were started before, as in a test of many.
-        let _ = rayon::ThreadPoolBuilder::new().num_threads(wanted).build_global();
-        let have = rayon::current_num_threads();
-        let others = self.attempts.iter().filter(|attempt| attempt.from < self.step);
-        let mut threads: Vec<usize> = others
-            .flat_map(|attempt| attempt.arithmetic.threads.iter().copied())
-            .collect();
-        threads.sort_unstable();
-        threads.dedup();
-        let differ = threads.iter().any(|&count| count != have);
-        let note = format!(
-            "the run's ranks computed with {threads:?} threads, this process with {have}: sums may be rounded otherwise"
-        );
-        differ.then_some(note).into_iter().collect()
-    }
-
-    fn other_devices(&self, device: &str) -> Option<String> {
-        let kind = |name: &str| name.split(':').next().unwrap_or_default().to_owned();
-        let attempt = self.attempt(self.step).ok()?;
-        (kind(&attempt.device) != kind(device)).then(|| {
-            format!(
-                "the run computed on {}, this process on {device}: numbers agree to about 1e-5",
-                attempt.device
-            )
-        })
-    }
-
-    fn compare(&self, ranks: &[Vec<MicroBatch>], reports: Vec<MicroBatchReport>) -> Vec<ReplayedBatch> {
-        let places = ranks.iter().enumerate();
-        let places = places.flat_map(|(rank, batches)| (0..batches.len()).map(move |index| (rank, index)));
-        places
-            .zip(reports)
-            .map(|((rank, micro_batch), report)| {
-                let then = self.incident.as_ref().and_then(|incident| incident.ranks.get(rank));
-                let recorded = then.and_then(|then| then.micro_batches.get(micro_batch)).cloned();
-                let same = |then: &MicroBatchReport| {
-                    (&then.ids, &then.epochs, &then.gradient) == (&report.ids, &report.epochs, &report.gradient)
-                };
-                ReplayedBatch {
-                    rank,
-                    micro_batch,
-                    equal: recorded.as_ref().map(same),
-                    recorded,
-                    report,
-                }
-            })
-            .collect()
-    }
-}
-
-impl Attempt {
-    /// Deals a global batch out to ranks and micro-batches as the attempt did.
-    fn ranks(&self, batch: &MicroBatch) -> Vec<Vec<MicroBatch>> {
-        let world_size = self.world_size;
-        let shares = (0..world_size).map(|rank| Share { rank, world_size }.of(batch.len()));
-        let micro_batches = |share: std::ops::Range<usize>| {
-            let starts = share.clone().step_by(self.arithmetic.micro_batch);
-            starts
-                .map(|start| slice(batch, start..(start + self.arithmetic.micro_batch).min(share.end)))
-                .collect()
-        };
-        shares.map(micro_batches).collect()
-    }
-}
-
 /// Some samples of a micro-batch.
-pub(crate) fn slice(batch: &MicroBatch, range: std::ops::Range<usize>) -> MicroBatch {
+fn slice(batch: &MicroBatch, range: Range<usize>) -> MicroBatch {
     let volume = batch.pixels.len() / batch.len().max(1);
     MicroBatch {
         epochs: batch.epochs[range.clone()].to_vec(),
@@ -459,164 +280,6 @@ pub(crate) fn slice(batch: &MicroBatch, range: std::ops::Range<usize>) -> MicroB
         weights: batch.weights[range].to_vec(),
         size: batch.size,
     }
-}
-
-/// A run with everything loaded, on one process that plays all ranks.
-struct Loaded {
-    dataset: Dataset,
-    conditioner: Conditioner,
-    conditioning: Conditioning,
-    latents: LatentSpace,
-    layout: FlatLayout,
-    ownership: Ownership,
-    loader: Loader,
-    world: World,
-    stop: Stop,
-    device: Device,
-}
-
-/// What the ranks make of a step together.
-struct Outcome {
-    /// The mean gradient, whole.
-    mean: Tensor<1>,
-    loss: f64,
-    grad_norm: f64,
-}
-
-impl Loaded {
-    /// Everything, and the state that the replay begins with.
-    fn prepare(request: &ReplayRequest<'_>, record: &Record) -> Result<(Self, TrainState)> {
-        let config = &record.config;
-        let dataset = Dataset::open(&config.data)?;
-        let latents = LatentSpace::open(&config.vae, &config.model, &request.device)?;
-        let mut conditioner = conditioner(config, &dataset, &latents, &request.device, request.locate)?;
-        let identity = Identity {
-            dataset: dataset.digest().to_owned(),
-            encoders: conditioner.fingerprints()?,
-            vae: latents.fingerprint().to_owned(),
-        };
-        remember(&mut conditioner, config, &dataset, |_, _| ())?;
-        let device = request.device.clone().autodiff();
-        let conditioning = conditioner.conditioning(&config.encoders);
-        let model = LiDit::init(&config.model, &conditioning, config.train.seed, &device);
-        let layout = FlatLayout::of(&model);
-        let world = World::solo();
-        let ownership = Ownership::new(&config.train, &layout, world.rank(), world.size());
-        let state = match newest_before(request.run, request.step)? {
-            Some(checkpoint) => {
-                identity.check(&checkpoint)?;
-                TrainState::restore(&checkpoint, config, &layout, &ownership, model)?
-            }
-            None => match &config.start {
-                Some(start) => start.state(config, &identity, &layout, &ownership, model)?,
-                None => TrainState::new(config, &layout, &ownership, model),
-            },
-        };
-        let stream = LoaderConfig {
-            seed: config.train.seed,
-            global_batch: config.train.global_batch,
-            micro_batch: config.train.global_batch,
-            share: Share::ALL,
-            wanted: conditioner.wanted(),
-            start_step: state.step,
-        };
-        let loader = Loader::new(dataset.clone(), stream)?;
-        conditioner.start(stream)?;
-        let loaded = Self {
-            dataset,
-            conditioner,
-            conditioning,
-            latents,
-            layout,
-            ownership,
-            loader,
-            world,
-            stop: Stop::default(),
-            device,
-        };
-        Ok((loaded, state))
-    }
-
-    fn stepper<'a>(&'a self, config: &'a RunConfig) -> Stepper<'a> {
-        Stepper {
-            config,
-            conditioner: &self.conditioner,
-            latents: &self.latents,
-            conditioning: &self.conditioning,
-            layout: &self.layout,
-            ownership: &self.ownership,
-            world: &self.world,
-            device: &self.device,
-            stop: &self.stop,
-            fault: None,
-        }
-    }
-
-    /// The global batch of the next step.
-    fn next_batch(&mut self) -> Result<MicroBatch> {
-        let mut loaded = self.loader.next_step()?;
-        self.conditioner.next_step(&mut loaded)?;
-        loaded.micro_batches.pop().context("a step without samples")
-    }
-
-    /// Every rank's micro-batches in turn, their sums in rank order; `each` sees every micro-batch.
-    fn work(
-        &self,
-        state: &TrainState,
-        config: &RunConfig,
-        attempt: &Attempt,
-        ranks: &[Vec<MicroBatch>],
-        mut each: impl FnMut(&MicroBatch, &Tensor<1>, &LocalSums),
-    ) -> Result<Outcome> {
-        let stepper = self.stepper(config);
-        let (mut gradient, mut sums) = (None, LocalSums::default());
-        for micro_batches in ranks {
-            let (own, own_sums) = stepper.accumulate(state, micro_batches, &mut each)?;
-            gradient = Some(add_rank(gradient, own, config.train.reduce_dtype, attempt.world_size));
-            sums.add(&own_sums);
-        }
-        let usable = sums.usable.max(1.0);
-        let mean = gradient.context("a world without ranks")?.div_scalar(usable);
-        Ok(Outcome {
-            grad_norm: norm_of_ranks(&mean, config.train.sharding, attempt.world_size),
-            loss: sums.loss / usable,
-            mean,
-        })
-    }
-
-    /// Repeats one step as it was: its update, or that it was skipped.
-    fn go_through(&mut self, state: &mut TrainState, record: &Record) -> Result<()> {
-        let step = state.step + 1;
-        let batch = self.next_batch()?;
-        if !record.skipped.contains(&step) {
-            let (attempt, config) = (record.attempt(step)?, record.config_of(step)?);
-            let Outcome { mean, loss, grad_norm } =
-                self.work(state, &config, attempt, &attempt.ranks(&batch), |_, _, _| ())?;
-            ensure!(
-                loss.is_finite() && grad_norm.is_finite(),
-                "step {step}, on the way, has loss {loss} and gradient norm {grad_norm} here, and the run made an update \
-                 there: what follows can't be repeated; replay a step up to {step}, or one after a later checkpoint"
-            );
-            let lr = LrSchedule::new(&config.train).lr(state.step);
-            self.stepper(&config).update(state, mean, grad_norm, lr)?;
-        }
-        state.step = step;
-        Ok(())
-    }
-}
-
-/// The newest checkpoint that verifies and was saved before `step` was made; says which ones do not verify.
-fn newest_before(run: &RunDir, step: u64) -> Result<Option<Checkpoint>> {
-    for (saved, checkpoint) in Checkpoint::list(&run.checkpoints())? {
-        if saved >= step {
-            continue;
-        }
-        match checkpoint.and_then(|checkpoint| checkpoint.verify().map(|()| checkpoint)) {
-            Ok(checkpoint) => return Ok(Some(checkpoint)),
-            Err(error) => eprintln!("warning: skipping the checkpoint of step {saved}: {error:#}"),
-        }
-    }
-    Ok(None)
 }
 
 #[cfg(test)]

@@ -7,10 +7,10 @@ use burn::tensor::Tensor;
 use lidit_data::{Dataset, MicroBatch, Quarantined};
 use serde::Serialize;
 
+use super::{Pass, slice};
 use crate::incident::MicroBatchReport;
 use crate::layout::FlatLayout;
 use crate::optimizer::host;
-use crate::replay::{Pass, slice};
 use crate::sample_draws::draw;
 use crate::state::TrainState;
 use crate::step::Stepper;
