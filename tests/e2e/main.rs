@@ -3,13 +3,17 @@
 
 mod audit;
 mod averages;
+mod chaos;
 mod configs;
 mod data_order;
 mod data_sets;
+mod disk_faults;
 mod doctor;
 mod exports;
 mod feature_cache;
+mod hosts;
 mod incidents;
+mod kubernetes;
 mod latents;
 mod launchers;
 mod lidit;
@@ -20,6 +24,7 @@ mod render;
 mod replay;
 mod resume;
 mod sampling;
+mod signals;
 mod slurm;
 mod stages;
 mod training;

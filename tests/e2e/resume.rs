@@ -82,11 +82,12 @@ fn a_damaged_checkpoint_is_skipped_and_the_one_before_it_is_used() {
 }
 
 /// Lines of `metrics.jsonl` so far.
-fn logged(run: &Path) -> usize {
+pub fn logged(run: &Path) -> usize {
     fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |text| text.lines().count())
 }
 
-fn wait_until(holds: impl Fn() -> bool) {
+/// Looks again and again, for two minutes.
+pub fn wait_until(holds: impl Fn() -> bool) {
     let begun = Instant::now();
     while !holds() {
         assert!(begun.elapsed() < Duration::from_mins(2), "waited two minutes in vain");

@@ -4,6 +4,7 @@
 //! reduced whole, in ranges, or with another kind of split therefore has the same bits. Each rank sends every other
 //! rank its part of the vector directly and sums its own part: as much traffic as a ring, in one hop.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,6 +18,8 @@ use crate::{DistError, Meeting, Member, Place, bf16, interface};
 
 /// The most bytes that travel at once from one rank to another. Less costs processor time, more does not overlap.
 const SEGMENT: usize = 1 << 21;
+/// Elements that are summed at once, over all ranks: they stay in the processor's first cache meanwhile.
+const BLOCK: usize = 2048;
 /// Bytes in which summands of all ranks may land before they are summed.
 const LANDING: usize = 1 << 26;
 /// Below this a vector goes whole to everybody: one hop instead of two.
@@ -215,13 +218,19 @@ impl Gloo {
         let mut summed = Vec::new();
         let len = size_of_val(own);
         mesh.exchange_and_use(&sends, &peers, len, self.segment(), until, |bytes, came| {
-            let elements = bytes.start / size_of::<T>()..bytes.end / size_of::<T>();
-            let own = &mut own[elements];
-            summed.clear();
-            summed.extend_from_slice(own);
-            let mut of_ranks: Vec<&[T]> = came.iter().map(|bytes| bytemuck::cast_slice(bytes)).collect();
-            of_ranks.insert(self.rank, &summed);
-            fold_in_rank_order(own, of_ranks.into_iter(), &fold);
+            let own = &mut own[bytes.start / size_of::<T>()..bytes.end / size_of::<T>()];
+            let came: Vec<&[T]> = came.iter().map(|bytes| bytemuck::cast_slice(bytes)).collect();
+            for start in (0..own.len()).step_by(BLOCK) {
+                let block = start..own.len().min(start + BLOCK);
+                let own = &mut own[block.clone()];
+                summed.clear();
+                summed.extend_from_slice(own);
+                let (before, after) = came.split_at(self.rank);
+                let before = before.iter().map(|came| &came[block.clone()]);
+                let after = after.iter().map(|came| &came[block.clone()]);
+                let of_ranks = before.chain(std::iter::once(summed.as_slice())).chain(after);
+                fold_in_rank_order(own, of_ranks, &fold);
+            }
         })
     }
 
@@ -245,13 +254,21 @@ impl Gloo {
         let len = own.len() * size_of::<u16>();
         mesh.exchange_and_use(&sends, &peers, len, self.segment(), until, |bytes, came| {
             let own = &mut own[bytes.start / size_of::<u16>()..bytes.end / size_of::<u16>()];
-            let ours = round(own);
-            let mut of_ranks: Vec<&[u16]> = came.iter().map(|bytes| bytemuck::cast_slice(bytes)).collect();
-            of_ranks.insert(self.rank, &ours);
-            own.fill(0.0);
-            for summands in of_ranks {
-                for (value, summand) in own.iter_mut().zip(summands) {
-                    *value += bf16::widen(*summand);
+            let came: Vec<&[u16]> = came.iter().map(|bytes| bytemuck::cast_slice(bytes)).collect();
+            for start in (0..own.len()).step_by(BLOCK) {
+                let block = start..own.len().min(start + BLOCK);
+                let own = &mut own[block.clone()];
+                let ours = round(own);
+                own.fill(0.0);
+                for rank in 0..self.size {
+                    let summands = match rank.cmp(&self.rank) {
+                        Ordering::Less => &came[rank][block.clone()],
+                        Ordering::Equal => &ours,
+                        Ordering::Greater => &came[rank - 1][block.clone()],
+                    };
+                    for (value, summand) in own.iter_mut().zip(summands) {
+                        *value += bf16::widen(*summand);
+                    }
                 }
             }
         })

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use crate::disk_fault::explained;
+
 /// Writes a file so that its name always stands for the whole old or the whole new content, also after a power cut:
 /// a file beside it, fsync, rename, fsync of the folder.
 pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -32,7 +34,7 @@ pub(crate) fn replace(path: &Path, partial: &Path, bytes: &[u8]) -> Result<()> {
         fs::rename(partial, path)?;
         File::open(folder)?.sync_all()
     };
-    write().with_context(|| format!("cannot write {}; is the disk full?", path.display()))
+    write().map_err(|error| explained(error, "cannot write", path))
 }
 
 #[cfg(test)]

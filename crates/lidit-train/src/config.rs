@@ -158,6 +158,8 @@ pub struct TrainConfig {
     pub checkpoint_every: u64,
     /// Checkpoints kept, newest first.
     pub keep_last: usize,
+    /// Checkpoints at multiples of this many steps are kept for good; 0 for none.
+    pub keep_every: u64,
     /// Steps between logged lines.
     pub log_every: u64,
     /// Steps between sample grids; 0 for none.
@@ -348,6 +350,12 @@ impl TrainConfig {
         ensure!(
             self.keep_last > 0,
             "train.keep_last is 0: the newest checkpoint is always kept"
+        );
+        ensure!(
+            self.keep_every.is_multiple_of(self.checkpoint_every),
+            "train.keep_every is {}: it must be a multiple of train.checkpoint_every = {}, or 0 to keep none for good",
+            self.keep_every,
+            self.checkpoint_every
         );
         ensure!(self.log_every > 0, "train.log_every is 0");
         Ok(())

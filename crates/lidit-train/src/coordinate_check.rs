@@ -9,6 +9,7 @@ use lidit_data::{Dataset, Loader, LoaderConfig, MicroBatch, Share, Wanted};
 use lidit_dist::World;
 use lidit_model::{AttentionMask, LiDit, Parametrization, PromptBatch};
 
+use crate::checkpoint_writer::Progress;
 use crate::conditioner::Conditioner;
 use crate::config::RunConfig;
 use crate::gradients::Ownership;
@@ -131,6 +132,7 @@ fn train(
         world: &world,
         device: &tracked,
         stop: &stop,
+        saving: Progress::default(),
         fault: None,
     };
     let probe = steps

@@ -78,6 +78,7 @@ impl View {
 pub struct Dashboard {
     /// `None` once it was closed or killed.
     renderer: Option<Box<dyn MetricsRenderer>>,
+    view: View,
     steps: u64,
     /// Step and seconds of the first record, from which the time that is left is estimated.
     first: Option<(u64, f64)>,
@@ -94,12 +95,19 @@ impl Dashboard {
             }
             View::Lines => Box::new(Console::new(Output::Lines(Box::new(io::stderr())))),
         };
-        Self::with_renderer(renderer, name, steps, done)
+        Self::with_renderer(renderer, view, name, steps, done)
     }
 
-    fn with_renderer(renderer: Box<dyn MetricsRenderer>, name: &str, steps: u64, done: u64) -> Result<Self> {
+    fn with_renderer(
+        renderer: Box<dyn MetricsRenderer>,
+        view: View,
+        name: &str,
+        steps: u64,
+        done: u64,
+    ) -> Result<Self> {
         let mut dashboard = Self {
             renderer: Some(renderer),
+            view,
             steps,
             first: None,
         };
@@ -134,9 +142,13 @@ impl Dashboard {
         self.drive(|renderer| renderer.update_split(step as usize))
     }
 
-    /// Says that something happened now. The dashboard counts events of one text, so it must not hold numbers.
-    pub fn note(&mut self, event: &str) -> Result<()> {
-        self.drive(|renderer| renderer.log_event_training(event.to_owned()))
+    /// Says that something happened now. burn-train's dashboard counts events of one text, so it gets no numbers.
+    pub fn note(&mut self, event: &str, numbers: &str) -> Result<()> {
+        let text = match self.view {
+            View::Tui => event.to_owned(),
+            View::Progress | View::Lines => format!("{event} {numbers}").trim_end().to_owned(),
+        };
+        self.drive(|renderer| renderer.log_event_training(text))
     }
 
     /// Gives the terminal back; a view that is dropped is closed too.
@@ -211,7 +223,7 @@ mod tests {
     fn lines(drive: impl FnOnce(&mut Dashboard)) -> String {
         let (mut reader, writer) = io::pipe().unwrap();
         let console = Console::new(Output::Lines(Box::new(writer)));
-        let mut dashboard = Dashboard::with_renderer(Box::new(console), "debug", 1000, 0).unwrap();
+        let mut dashboard = Dashboard::with_renderer(Box::new(console), View::Lines, "debug", 1000, 0).unwrap();
         drive(&mut dashboard);
         drop(dashboard);
         let mut text = String::new();
@@ -225,11 +237,11 @@ mod tests {
             dashboard.advance(19).unwrap();
             dashboard.show(&record(20, 0.123_44)).unwrap();
             dashboard.advance(25).unwrap();
-            dashboard.note("saved a checkpoint").unwrap();
+            dashboard.note("saved a checkpoint", "of step 10").unwrap();
             dashboard.show(&record(40, f64::NAN)).unwrap();
         });
         let expected = "step 20/1000  loss 0.1234  grad 0.5000  lr 1.00e-3  epoch 1.250  speed 105.2 img/s  eta 32m 40s\n\
-             step 25: saved a checkpoint\n\
+             step 25: saved a checkpoint of step 10\n\
              step 40/1000  loss NaN  grad 0.5000  lr 1.00e-3  epoch 1.250  speed 105.2 img/s  eta 32m 00s\n";
         assert_eq!(text, expected);
     }
@@ -239,13 +251,16 @@ mod tests {
         let term = InMemoryTerm::new(4, 120);
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::term_like(Box::new(term.clone())));
         let console = Console::new(Output::Bar(bar));
-        let mut dashboard = Dashboard::with_renderer(Box::new(console), "debug", 40, 10).unwrap();
+        let mut dashboard = Dashboard::with_renderer(Box::new(console), View::Lines, "debug", 40, 10).unwrap();
         assert!(term.contents().contains("10/40"), "{}", term.contents());
         dashboard.show(&record(20, 0.25)).unwrap();
-        dashboard.note("saved a checkpoint").unwrap();
+        dashboard.note("saved a checkpoint", "of step 10").unwrap();
         dashboard.close().unwrap();
         let screen = term.contents();
-        assert!(screen.starts_with("step 20: saved a checkpoint\n"), "{screen}");
+        assert!(
+            screen.starts_with("step 20: saved a checkpoint of step 10\n"),
+            "{screen}"
+        );
         assert!(
             screen.contains("20/40  loss 0.2500") && screen.contains("img/s  eta 40s"),
             "{screen}"
@@ -276,8 +291,8 @@ mod tests {
             }
         }
         let console = Console::new(Output::Lines(Box::new(Killing)));
-        let mut dashboard = Dashboard::with_renderer(Box::new(console), "debug", 10, 0).unwrap();
-        assert!(dashboard.note("x").unwrap_err().to_string().contains("killed"));
+        let mut dashboard = Dashboard::with_renderer(Box::new(console), View::Lines, "debug", 10, 0).unwrap();
+        assert!(dashboard.note("x", "").unwrap_err().to_string().contains("killed"));
         dashboard.show(&record(1, 0.5)).unwrap();
     }
 }

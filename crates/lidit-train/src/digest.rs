@@ -2,17 +2,22 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use safetensors::tensor::View;
 use sha2::{Digest, Sha256};
 
+use crate::disk_fault::explained;
+
+/// Bytes that are hashed and written, or read and hashed, at once.
+const CHUNK: usize = 1 << 20;
+
 /// Size and SHA-256 of a file.
 pub fn hash_file(path: &Path) -> Result<(u64, String)> {
     let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
+    let mut buffer = vec![0; CHUNK];
     let mut bytes = 0;
     loop {
         let read = file
@@ -26,14 +31,51 @@ pub fn hash_file(path: &Path) -> Result<(u64, String)> {
     }
 }
 
+/// A new file that is hashed while it is written.
+pub struct HashedFile {
+    path: PathBuf,
+    file: File,
+    hasher: Sha256,
+    bytes: u64,
+}
+
+impl HashedFile {
+    /// Creates `path`.
+    pub fn create(path: &Path) -> Result<Self> {
+        let file = File::create(path).map_err(|error| explained(error, "cannot write", path))?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            hasher: Sha256::new(),
+            bytes: 0,
+        })
+    }
+
+    /// Appends `bytes`.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        // Hashed while they are still in the cache.
+        for chunk in bytes.chunks(CHUNK) {
+            self.hasher.update(chunk);
+            let written = self.file.write_all(chunk);
+            written.map_err(|error| explained(error, "cannot write", &self.path))?;
+        }
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Waits until everything is on the disk. Size and SHA-256 of what was written.
+    pub fn finish(self) -> Result<(u64, String)> {
+        let synced = self.file.sync_all();
+        synced.map_err(|error| explained(error, "cannot write", &self.path))?;
+        Ok((self.bytes, hex(&self.hasher.finalize())))
+    }
+}
+
 /// Writes `bytes` to `path` and waits until they are on the disk.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || -> std::io::Result<()> {
-        let mut file = File::create(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    write().with_context(|| format!("writing {}", path.display()))
+    let mut file = HashedFile::create(path)?;
+    file.append(bytes)?;
+    file.finish().map(|_| ())
 }
 
 /// Writes a safetensors file, one tensor at a time, and waits until it is on the disk.
@@ -52,7 +94,7 @@ pub fn write_tensors<V: View>(path: &Path, tensors: impl IntoIterator<Item = (St
 pub fn sync_folder(path: &Path) -> Result<()> {
     File::open(path)
         .and_then(|folder| folder.sync_all())
-        .with_context(|| format!("syncing folder {}", path.display()))
+        .map_err(|error| explained(error, "cannot sync the folder", path))
 }
 
 /// Lower-case hexadecimal.

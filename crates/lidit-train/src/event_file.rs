@@ -12,6 +12,7 @@ use protobuf::Message;
 use tensorboard_proto::event::Event;
 
 use crate::atomic::replace;
+use crate::disk_fault::explained;
 
 /// Bytes around each record: its length and two checksums.
 const LENGTH: usize = 8;
@@ -42,7 +43,7 @@ impl EventFile {
             .create_new(true)
             .append(true)
             .open(&path)
-            .with_context(|| format!("cannot create {}", path.display()))?;
+            .map_err(|error| explained(error, "cannot create", &path))?;
         Ok(Self { path, file })
     }
 
@@ -53,14 +54,14 @@ impl EventFile {
             .with_context(|| format!("cannot encode an event of {}", self.path.display()))?;
         self.file
             .write_all(&frame(&record))
-            .with_context(|| format!("cannot write to {}; is the disk full?", self.path.display()))
+            .map_err(|error| explained(error, "cannot write to", &self.path))
     }
 
     /// Waits until every event is on the disk.
     pub(crate) fn sync(&self) -> Result<()> {
         self.file
             .sync_data()
-            .with_context(|| format!("cannot write {} to the disk", self.path.display()))
+            .map_err(|error| explained(error, "cannot write to the disk", &self.path))
     }
 }
 
@@ -219,7 +220,7 @@ mod tests {
         let file = File::options().write(true).open(&path).unwrap();
         let message = EventFile { path, file }.append(&Event::new()).unwrap_err().to_string();
         assert!(
-            message.contains("/dev/full") && message.contains("disk full"),
+            message.contains("/dev/full") && message.contains("disk is full"),
             "{message}"
         );
     }

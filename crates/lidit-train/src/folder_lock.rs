@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+use crate::disk_fault::explained;
 use crate::run_dir::host_name;
 
 /// Held by the process that writes the folder; no part of what it holds.
@@ -25,7 +26,7 @@ pub(crate) fn take(root: &Path, what: &str) -> Result<Option<File>> {
         .write(true)
         .truncate(false)
         .open(&path)
-        .with_context(|| format!("cannot open {}", path.display()))?;
+        .map_err(|error| explained(error, "cannot open", &path))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -42,6 +43,6 @@ pub(crate) fn take(root: &Path, what: &str) -> Result<Option<File>> {
     }
     file.set_len(0)
         .and_then(|()| writeln!(file, "process {} on {}", std::process::id(), host_name()))
-        .with_context(|| format!("cannot write {}; is the disk full?", path.display()))?;
+        .map_err(|error| explained(error, "cannot write", &path))?;
     Ok(Some(file))
 }

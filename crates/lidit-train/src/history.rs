@@ -53,10 +53,23 @@ pub enum Event {
         /// How sums were rounded.
         arithmetic: Arithmetic,
     },
+    /// A checkpoint is damaged and was not gone on from.
+    Skipped {
+        /// Steps that it had done.
+        step: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A checkpoint is complete.
     Saved {
         /// Steps done.
         step: u64,
+        /// Milliseconds that training waited for it.
+        stall_ms: u64,
+        /// Milliseconds that it took to write, in the background.
+        write_ms: u64,
+        /// Bytes of all its files.
+        bytes: u64,
     },
     /// The attempt ended on purpose before the last step and can be resumed.
     Stopped {
@@ -189,7 +202,14 @@ mod tests {
         };
         let started = Event::started(0, 2, "0.1.0", "cpu", arithmetic);
         first.record(started.clone()).unwrap();
-        first.record(Event::Saved { step: 10 }).unwrap();
+        first
+            .record(Event::Saved {
+                step: 10,
+                stall_ms: 3,
+                write_ms: 50,
+                bytes: 1000,
+            })
+            .unwrap();
         first
             .record(Event::Stopped {
                 step: 10,
@@ -221,7 +241,7 @@ mod tests {
         let run = RunDir::create(dir.path()).unwrap();
         fs::write(
             run.history(),
-            "{\"format_version\":1,\"time\":\"\",\"attempt\":1,\"event\":\"saved\",\"step\":1}\n",
+            "{\"format_version\":1,\"time\":\"\",\"attempt\":1,\"event\":\"finished\",\"step\":1}\n",
         )
         .unwrap();
         let message = History::open(&run).err().unwrap().to_string();

@@ -1,6 +1,7 @@
 //! An export as the beginning of a run.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;
@@ -8,6 +9,7 @@ use lidit_data::Dataset;
 use lidit_dist::World;
 use lidit_model::{Conditioning, LiDit};
 
+use crate::checkpoint_writer::CheckpointWriter;
 use crate::config::RunConfig;
 use crate::export::Export;
 use crate::features::{EncoderIdentity, FeatureStore};
@@ -80,7 +82,9 @@ impl ImportRequest<'_> {
         let run = RunDir::create(self.run_dir)?;
         run.write_config(&config.to_toml()?)?;
         let snapshot = state.snapshot(&config, &layout, &ownership, &identity, &world)?;
-        snapshot.save(&run.checkpoints(), config.train.keep_last, &world)?;
+        let mut writer = CheckpointWriter::open(&run.checkpoints(), &config.train, &world)?;
+        writer.start(snapshot, Instant::now())?;
+        writer.finish(&world)?;
         Ok(Imported {
             carried: carried.carried,
             fresh: carried.fresh,

@@ -9,11 +9,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::atomic::write_atomically;
+use crate::disk_fault::explained;
 
 /// A file of JSON lines, open for appending.
 pub(crate) struct JsonLines {
     path: PathBuf,
     file: File,
+    /// Bytes of whole lines.
+    len: u64,
 }
 
 impl JsonLines {
@@ -25,7 +28,7 @@ impl JsonLines {
             .create(true)
             .append(true)
             .open(path)
-            .with_context(|| format!("cannot open {}", path.display()))?;
+            .map_err(|error| explained(error, "cannot open", path))?;
         if whole.len() < bytes.len() {
             file.set_len(whole.len() as u64)
                 .with_context(|| format!("cannot cut the torn last line of {}", path.display()))?;
@@ -33,6 +36,7 @@ impl JsonLines {
         Ok(Self {
             path: path.to_owned(),
             file,
+            len: whole.len() as u64,
         })
     }
 
@@ -41,16 +45,21 @@ impl JsonLines {
         let mut line =
             serde_json::to_vec(value).with_context(|| format!("cannot write a line of {}", self.path.display()))?;
         line.push(b'\n');
-        self.file
-            .write_all(&line)
-            .with_context(|| format!("cannot write to {}; is the disk full?", self.path.display()))
+        let Err(error) = self.file.write_all(&line) else {
+            self.len += line.len() as u64;
+            return Ok(());
+        };
+        // What was written of it must not become the beginning of the next line. If this fails too, opening the file
+        // again cuts it.
+        let _ = self.file.set_len(self.len);
+        Err(explained(error, "cannot write to", &self.path))
     }
 
     /// Waits until every line is on the disk.
     pub(crate) fn sync(&self) -> Result<()> {
         self.file
             .sync_data()
-            .with_context(|| format!("cannot write {} to the disk", self.path.display()))
+            .map_err(|error| explained(error, "cannot write to the disk", &self.path))
     }
 }
 
@@ -144,9 +153,9 @@ mod tests {
     fn a_full_disk_is_an_error_that_names_the_file() {
         let path = PathBuf::from("/dev/full");
         let file = File::options().write(true).open(&path).unwrap();
-        let message = JsonLines { path, file }.append(&1u32).unwrap_err().to_string();
+        let message = JsonLines { path, file, len: 0 }.append(&1u32).unwrap_err().to_string();
         assert!(
-            message.contains("/dev/full") && message.contains("disk full"),
+            message.contains("/dev/full") && message.contains("disk is full"),
             "{message}"
         );
     }

@@ -58,6 +58,10 @@ pub struct StepRecord {
     pub step_s: f64,
     /// Of `step_s`, what rank 0 waited for its loader.
     pub data_wait_s: f64,
+    /// What training waited for saves since the last logged line; not part of `seconds` and `step_s`.
+    pub save_stall_s: f64,
+    /// What the save that was completed since then took in the background; `null` where none was.
+    pub save_write_s: Option<f64>,
     /// What the losses up to this step were like.
     pub watch: LossWatch,
 }
@@ -130,8 +134,12 @@ impl Metrics {
             ("speed/images_per_s", r.images_per_s),
             ("speed/step_s", r.step_s),
             ("speed/data_wait_s", r.data_wait_s),
+            ("speed/save_stall_s", r.save_stall_s),
         ];
         self.board.scalars(r.step, &points)?;
+        if let Some(write) = r.save_write_s {
+            self.board.scalars(r.step, &[("speed/save_write_s", write)])?;
+        }
         let bins = r.loss_bins.iter().enumerate();
         let points: Vec<_> = bins
             .filter_map(|(i, loss)| Some((format!("loss_at/{}", bin_name(i)), (*loss)?)))
@@ -148,9 +156,10 @@ impl Metrics {
         self.dashboard.advance(step)
     }
 
-    /// Says on the screen that something happened; a kind of event, without numbers ("saved a checkpoint").
-    pub fn note(&mut self, event: &str) -> Result<()> {
-        self.dashboard.note(event)
+    /// Says on the screen that something happened; `event` is a kind of event ("saved a checkpoint"), `numbers` what there
+    /// is to say of this one.
+    pub fn note(&mut self, event: &str, numbers: &str) -> Result<()> {
+        self.dashboard.note(event, numbers)
     }
 
     /// Adds an image to `TensorBoard`.
@@ -227,6 +236,8 @@ impl StepRecord {
             seconds: 0.3,
             step_s: 0.3,
             data_wait_s: 0.01,
+            save_stall_s: 0.0,
+            save_write_s: None,
             watch: LossWatch::default(),
         }
     }

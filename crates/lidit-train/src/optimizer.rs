@@ -114,8 +114,8 @@ impl FlatAdamW {
         for segment in self.segments.iter().flatten() {
             if let Some(state) = &segment.state {
                 moments.time = state.momentum.time;
-                moments.first.extend(host(&state.momentum.moment_1));
-                moments.second.extend(host(&state.momentum.moment_2));
+                host_onto(&mut moments.first, &state.momentum.moment_1);
+                host_onto(&mut moments.second, &state.momentum.moment_2);
             } else {
                 let len = moments.first.len() + segment.range.len();
                 moments.first.resize(len, 0.0);
@@ -188,9 +188,19 @@ fn adamw(train: &TrainConfig, weight_decay: f32) -> AdamW {
 
 /// A flat f32 tensor's values on the host.
 pub fn host(tensor: &Tensor<1>) -> Vec<f32> {
+    let mut values = Vec::new();
+    host_onto(&mut values, tensor);
+    values
+}
+
+/// Appends a flat f32 tensor's values.
+pub fn host_onto(values: &mut Vec<f32>, tensor: &Tensor<1>) {
     let data = tensor.to_data();
-    data.as_slice::<f32>()
-        .map_or_else(|_| data.iter::<f32>().collect(), <[f32]>::to_vec)
+    match data.as_slice::<f32>() {
+        // One copy of memory, where element by element takes ten times as long.
+        Ok(slice) => values.extend_from_slice(slice),
+        Err(_) => values.extend(data.iter::<f32>()),
+    }
 }
 
 /// Host values as a flat tensor on `device`.

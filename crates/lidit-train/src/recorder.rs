@@ -7,6 +7,7 @@ use image::RgbImage;
 use lidit_dist::World;
 use serde_json::json;
 
+use crate::checkpoint_writer::Saved;
 use crate::config::RunConfig;
 use crate::dashboard::View;
 use crate::history::{Arithmetic, Event, History};
@@ -14,6 +15,7 @@ use crate::incident::{self, Incident};
 use crate::loss_bins::LossBins;
 use crate::loss_watch::{IncidentKind, LossWatch};
 use crate::metrics::{Metrics, StepRecord, Watch};
+use crate::readable::readable_bytes;
 use crate::run_dir::RunDir;
 use crate::state::TrainState;
 use crate::step::StepStats;
@@ -48,6 +50,8 @@ struct Pace {
     images: usize,
     seconds: f64,
     waited: f64,
+    save_stall: f64,
+    save_write: Option<f64>,
     total_seconds: f64,
     total_flops: f64,
     samples_an_epoch: f64,
@@ -161,10 +165,11 @@ impl Recorder {
         incident.write(&lead.run_dir)?;
         match (&mut lead.metrics, incident.kind) {
             (None, _) => Ok(()),
-            (Some(metrics), IncidentKind::NonFinite) => {
-                metrics.note("loss or gradient is not finite: the step is skipped, see incidents/")
-            }
-            (Some(metrics), IncidentKind::Spike) => metrics.note("the loss has a spike, see incidents/"),
+            (Some(metrics), IncidentKind::NonFinite) => metrics.note(
+                "loss or gradient is not finite: the step is skipped, see incidents/",
+                "",
+            ),
+            (Some(metrics), IncidentKind::Spike) => metrics.note("the loss has a spike, see incidents/", ""),
         }
     }
 
@@ -205,14 +210,46 @@ impl Recorder {
         lead.metrics.as_ref().map_or(Ok(()), Metrics::sync)
     }
 
+    /// A save has held up training.
+    pub fn stalled(&mut self, stall: Duration) {
+        if let Some(lead) = &mut self.lead {
+            lead.pace.save_stall += stall.as_secs_f64();
+        }
+    }
+
     /// A checkpoint is complete.
-    pub fn saved(&mut self, step: u64) -> Result<()> {
+    pub fn saved(&mut self, saved: &Saved) -> Result<()> {
         let Some(lead) = &mut self.lead else { return Ok(()) };
-        lead.history.record(Event::Saved { step })?;
+        let Saved {
+            step,
+            stall,
+            write,
+            bytes,
+        } = *saved;
+        lead.pace.save_write = Some(write.as_secs_f64());
+        lead.history.record(Event::Saved {
+            step,
+            stall_ms: stall.as_millis() as u64,
+            write_ms: write.as_millis() as u64,
+            bytes,
+        })?;
+        let numbers = format!(
+            "of step {step}: {} written in {:.2} s, training waited {:.2} s",
+            readable_bytes(bytes as f64),
+            write.as_secs_f64(),
+            stall.as_secs_f64()
+        );
         match &mut lead.metrics {
-            Some(metrics) => metrics.note("saved a checkpoint"),
+            Some(metrics) => metrics.note("saved a checkpoint", &numbers),
             None => Ok(()),
         }
+    }
+
+    /// A checkpoint is damaged and an older one is looked at.
+    pub fn skipped(&mut self, step: u64, reason: String) -> Result<()> {
+        let Some(lead) = &mut self.lead else { return Ok(()) };
+        eprintln!("warning: skipping the checkpoint of step {step}: {reason}");
+        lead.history.record(Event::Skipped { step, reason })
     }
 
     /// The attempt is over. `result.json` is written last, and only for a run that did all its steps.
@@ -298,9 +335,12 @@ impl Pace {
             seconds: self.total_seconds,
             step_s: self.seconds / f64::from(self.steps),
             data_wait_s: self.waited / f64::from(self.steps),
+            save_stall_s: self.save_stall,
+            save_write_s: self.save_write.take(),
             watch: state.watch,
         };
         (self.steps, self.images, self.seconds, self.waited) = (0, 0, 0.0, 0.0);
+        self.save_stall = 0.0;
         self.loss_bins = LossBins::default();
         record
     }

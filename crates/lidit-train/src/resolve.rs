@@ -18,13 +18,14 @@ pub enum Start {
 }
 
 /// Keys that a continued run may change: they say how a run computes or what it records, never what it computes.
-const FREE_KEYS: [&str; 12] = [
+const FREE_KEYS: [&str; 13] = [
     "train.micro_batch",
     "train.recompute_blocks",
     "train.sharding",
     "train.bucket_mb",
     "train.checkpoint_every",
     "train.keep_last",
+    "train.keep_every",
     "train.log_every",
     "train.sample_every",
     "train.stop_after",

@@ -1,180 +1,179 @@
-//! Writing a checkpoint: files, then fsync, then the manifest, then rename.
+//! A training state on the host, and its way into files.
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use lidit_dist::World;
-use safetensors::tensor::{Dtype, TensorView};
+use anyhow::{Context, Result};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
-use crate::checkpoint::{Checkpoint, OptimizerPart};
-use crate::digest::{hash_file, sync_folder, write_durably};
-use crate::layout::Entry;
-use crate::manifest::{
-    DataPosition, FORMAT_VERSION, FileEntry, MANIFEST, MODEL_FILE, Manifest, ema_file, optimizer_file,
-};
+use crate::checkpoint::OptimizerPart;
+use crate::checkpoint_folder::CheckpointFolder;
+use crate::digest::HashedFile;
+use crate::manifest::{FORMAT_VERSION, FileEntry, MODEL_FILE, Manifest, ema_file, optimizer_file};
+use crate::written_part::WrittenPart;
 
-/// A training state on the host, ready to be written.
+/// One rank's part of a training state on the host, ready to be written.
 pub struct Snapshot {
-    /// Optimizer steps made.
-    pub step: u64,
-    /// Where the sample stream stands.
-    pub data: DataPosition,
-    /// Fingerprints of the frozen encoders.
-    pub encoders: Vec<String>,
-    /// Fingerprint of the VAE.
-    pub vae: String,
-    /// Flat space.
-    pub layout: Vec<Entry>,
-    /// All masters.
-    pub masters: Vec<f32>,
-    /// All weight averages, by half-life.
-    pub ema: Vec<(u64, Vec<f32>)>,
-    /// The optimizer's state that this rank writes; none where another rank writes the same.
+    /// All but the files, which are yet to be written.
+    pub manifest: Manifest,
+    /// Weights and averages: rank 0 writes them.
+    pub weights: Option<FlatWeights>,
+    /// The optimizer's state that this rank writes; none where rank 0 writes the same.
     pub optimizer: Option<OptimizerPart>,
 }
 
+/// Weights in flat space.
+pub struct FlatWeights {
+    /// The f32 masters.
+    pub masters: Vec<f32>,
+    /// The averages, by half-life.
+    pub ema: Vec<(u64, Vec<f32>)>,
+}
+
 impl Snapshot {
-    /// Writes the checkpoint with all ranks of `world` and deletes all but the newest `keep_last`.
-    ///
-    /// Readers see the whole checkpoint or none. Earlier checkpoints are untouched when this fails.
-    ///
-    /// # Errors
-    /// Every rank fails when one does.
-    pub fn save(&self, checkpoints: &Path, keep_last: usize, world: &World) -> Result<PathBuf> {
-        let last = checkpoints.join(format!("step-{}", self.step));
-        let partial = checkpoints.join(format!(".step-{}.partial", self.step));
-        agree(world, "preparing the checkpoint folder", || {
-            if world.rank() == 0 {
-                prepare(&partial)?;
+    /// Writes this rank's files and waits until they are on the disk. When that fails, they are removed again: on a full
+    /// disk others need the room.
+    pub(crate) fn write(self, folder: &CheckpointFolder, rank: usize) -> Result<WrittenPart> {
+        let partial = folder.make_partial(self.manifest.step)?;
+        match self.write_files(&partial, rank) {
+            Ok(files) => {
+                let part = WrittenPart::new(self.manifest, files);
+                part.announce(&partial, rank)?;
+                Ok(part)
             }
-            Ok(())
-        })?;
-        agree(world, "writing the optimizer's state", || {
-            self.write_optimizer(&partial, world.rank())
-        })?;
-        agree(world, "writing the checkpoint", || {
-            if world.rank() == 0 {
-                self.write_weights(&partial)?;
-                self.commit(&partial, &last, world.size())?;
-                prune(checkpoints, self.step, keep_last)?;
+            Err(error) => {
+                for path in self.paths(&partial, rank) {
+                    // Those that were not begun are not there.
+                    let _ = fs::remove_file(path);
+                }
+                Err(error)
             }
-            Ok(())
-        })?;
-        Ok(last)
-    }
-
-    fn write_optimizer(&self, dir: &Path, rank: usize) -> Result<()> {
-        let Some(part) = &self.optimizer else {
-            return Ok(());
-        };
-        let shape = vec![part.moments.first.len()];
-        let tensors = [
-            ("moment_1", shape.clone(), part.moments.first.as_slice()),
-            ("moment_2", shape, part.moments.second.as_slice()),
-        ];
-        let metadata = HashMap::from([
-            ("start".to_owned(), part.start.to_string()),
-            ("time".to_owned(), part.moments.time.to_string()),
-            ("format_version".to_owned(), FORMAT_VERSION.to_string()),
-        ]);
-        write_safetensors(&dir.join(optimizer_file(rank)), tensors, Some(metadata))
-    }
-
-    fn write_weights(&self, dir: &Path) -> Result<()> {
-        write_safetensors(&dir.join(MODEL_FILE), self.named(&self.masters), None)?;
-        for (half_life, weights) in &self.ema {
-            write_safetensors(&dir.join(ema_file(*half_life)), self.named(weights), None)?;
         }
-        Ok(())
     }
 
-    fn named<'a>(&'a self, flat: &'a [f32]) -> impl Iterator<Item = (&'a str, Vec<usize>, &'a [f32])> {
-        self.layout
-            .iter()
-            .map(move |entry| (entry.name.as_str(), entry.shape.clone(), &flat[entry.range()]))
-    }
-
-    fn commit(&self, partial: &Path, last: &Path, world_size: usize) -> Result<()> {
+    fn write_files(&self, dir: &Path, rank: usize) -> Result<Vec<FileEntry>> {
         let mut files = Vec::new();
-        for entry in fs::read_dir(partial)? {
-            let path = entry?.path();
-            let (bytes, sha256) = hash_file(&path)?;
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            files.push(FileEntry { name, bytes, sha256 });
+        if let Some(weights) = &self.weights {
+            files.push(self.write_weights(dir, MODEL_FILE.to_owned(), &weights.masters)?);
+            for (half_life, average) in &weights.ema {
+                files.push(self.write_weights(dir, ema_file(*half_life), average)?);
+            }
         }
-        files.sort_by(|a, b| a.name.cmp(&b.name));
-        let manifest = Manifest {
-            format_version: FORMAT_VERSION,
-            lidit_version: env!("CARGO_PKG_VERSION").to_owned(),
-            step: self.step,
-            world_size,
-            data: self.data.clone(),
-            encoders: self.encoders.clone(),
-            vae: self.vae.clone(),
-            ema_half_lives: self.ema.iter().map(|(half_life, _)| *half_life).collect(),
-            layout: self.layout.clone(),
-            files,
-        };
-        sync_folder(partial)?;
-        write_durably(&partial.join(MANIFEST), &serde_json::to_vec_pretty(&manifest)?)?;
-        sync_folder(partial)?;
-        if last.exists() {
-            // The same step saved again, after a damaged one was skipped on resume.
-            fs::remove_dir_all(last).with_context(|| format!("replacing {}", last.display()))?;
+        if let Some(optimizer) = &self.optimizer {
+            files.push(write_optimizer(dir, optimizer_file(rank), optimizer)?);
         }
-        fs::rename(partial, last).with_context(|| format!("renaming {} to {}", partial.display(), last.display()))?;
-        sync_folder(last.parent().unwrap_or(Path::new(".")))
+        Ok(files)
+    }
+
+    fn paths(&self, dir: &Path, rank: usize) -> Vec<PathBuf> {
+        let weights = self.weights.iter().flat_map(|weights| {
+            let ema = weights.ema.iter().map(|(half_life, _)| ema_file(*half_life));
+            std::iter::once(MODEL_FILE.to_owned()).chain(ema)
+        });
+        let optimizer = self.optimizer.iter().map(|_| optimizer_file(rank));
+        weights.chain(optimizer).map(|name| dir.join(name)).collect()
+    }
+
+    /// Parameters follow each other in a file as they do in flat space.
+    fn write_weights(&self, dir: &Path, name: String, flat: &[f32]) -> Result<FileEntry> {
+        let tensors = self.manifest.layout.iter();
+        let tensors = tensors.map(|entry| (entry.name.clone(), entry.shape.clone(), entry.range()));
+        write_tensors(dir, name, None, tensors, &[flat])
     }
 }
 
-/// Runs `work` on every rank and fails on all of them when it failed on one.
-fn agree(world: &World, what: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
-    let outcome = work();
-    let failed = world.max(u64::from(outcome.is_err()))?;
-    outcome?;
-    if failed > 0 {
-        bail!("{what} failed on another rank; its own message says why");
-    }
-    Ok(())
+fn write_optimizer(dir: &Path, name: String, part: &OptimizerPart) -> Result<FileEntry> {
+    let metadata = HashMap::from([
+        ("start".to_owned(), part.start.to_string()),
+        ("time".to_owned(), part.moments.time.to_string()),
+        ("format_version".to_owned(), FORMAT_VERSION.to_string()),
+    ]);
+    let (first, second) = (part.moments.first.as_slice(), part.moments.second.as_slice());
+    let len = first.len();
+    let tensors = [
+        ("moment_1".to_owned(), vec![len], 0..len),
+        ("moment_2".to_owned(), vec![len], len..2 * len),
+    ];
+    write_tensors(dir, name, Some(metadata), tensors, &[first, second])
 }
 
-fn prepare(partial: &Path) -> Result<()> {
-    if partial.exists() {
-        fs::remove_dir_all(partial).with_context(|| format!("removing the half-written {}", partial.display()))?;
-    }
-    fs::create_dir_all(partial).with_context(|| format!("creating {}", partial.display()))
-}
-
-/// Deletes all but the newest `keep_last` checkpoints up to `newest`, the one just written and read back. Later ones
-/// can only be damaged leftovers that a resume skipped: they neither count nor go.
-fn prune(checkpoints: &Path, newest: u64, keep_last: usize) -> Result<()> {
-    let mut steps: Vec<u64> = Checkpoint::list(checkpoints)?
-        .into_iter()
-        .map(|(step, _)| step)
-        .collect();
-    steps.retain(|&step| step <= newest);
-    for step in steps.into_iter().skip(keep_last) {
-        let old = checkpoints.join(format!("step-{step}"));
-        fs::remove_dir_all(&old).with_context(|| format!("deleting old {}", old.display()))?;
-    }
-    Ok(())
-}
-
-fn write_safetensors<'a>(
-    path: &Path,
-    tensors: impl IntoIterator<Item = (&'a str, Vec<usize>, &'a [f32])>,
+/// Writes a safetensors file of f32 tensors, which lie one after another in `values`, each at its range of elements.
+/// Nothing is copied on the way.
+fn write_tensors(
+    dir: &Path,
+    name: String,
     metadata: Option<HashMap<String, String>>,
-) -> Result<()> {
-    let views = tensors
+    tensors: impl IntoIterator<Item = (String, Vec<usize>, std::ops::Range<usize>)>,
+    values: &[&[f32]],
+) -> Result<FileEntry> {
+    let path = dir.join(&name);
+    let info = |range: std::ops::Range<usize>, shape| TensorInfo {
+        dtype: Dtype::F32,
+        shape,
+        data_offsets: (4 * range.start, 4 * range.end),
+    };
+    let tensors = tensors
         .into_iter()
-        .map(|(name, shape, values)| {
-            TensorView::new(Dtype::F32, shape, bytemuck::cast_slice(values))
-                .map(|view| (name, view))
-                .with_context(|| format!("tensor `{name}`"))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let bytes = safetensors::serialize(views, metadata).with_context(|| format!("serialising {}", path.display()))?;
-    write_durably(path, &bytes)
+        .map(|(name, shape, range)| (name, info(range, shape)));
+    let header =
+        Metadata::new(metadata, tensors.collect()).with_context(|| format!("the header of {}", path.display()))?;
+    let mut header = serde_json::to_vec(&header)?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut file = HashedFile::create(&path)?;
+    file.append(&(header.len() as u64).to_le_bytes())?;
+    file.append(&header)?;
+    for values in values {
+        file.append(bytemuck::cast_slice(values))?;
+    }
+    let (bytes, sha256) = file.finish()?;
+    Ok(FileEntry { name, bytes, sha256 })
+}
+
+/// Any state, of 12 parameters in two tensors.
+#[cfg(test)]
+impl Snapshot {
+    pub(crate) fn example(step: u64) -> Self {
+        use crate::layout::Entry;
+        use crate::manifest::DataPosition;
+        use crate::optimizer::Moments;
+        let role = lidit_model::Role::of("blocks.0.mlp.up.weight");
+        let entry = |name: &str, shape: [usize; 2], offset| Entry {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            offset,
+            group: role,
+        };
+        let values = |factor: f32| (0..12).map(|i| factor * i as f32).collect::<Vec<_>>();
+        Self {
+            manifest: Manifest {
+                format_version: FORMAT_VERSION,
+                lidit_version: "0".to_owned(),
+                step,
+                world_size: 1,
+                data: DataPosition {
+                    position: step,
+                    digest: String::new(),
+                    dataset: String::new(),
+                },
+                encoders: Vec::new(),
+                vae: "identity".to_owned(),
+                ema_half_lives: vec![7],
+                layout: vec![entry("a", [2, 3], 0), entry("b", [3, 2], 6)],
+                files: Vec::new(),
+            },
+            weights: Some(FlatWeights {
+                masters: values(1.0),
+                ema: vec![(7, values(0.5))],
+            }),
+            optimizer: Some(OptimizerPart {
+                start: 0,
+                moments: Moments {
+                    time: 3,
+                    first: values(2.0),
+                    second: values(3.0),
+                },
+            }),
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Everything that changes while a run trains.
 
+use std::ops::Range;
+
 use anyhow::{Result, ensure};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -8,6 +10,7 @@ use lidit_dist::World;
 use lidit_model::LiDit;
 use sha2::{Digest, Sha256};
 
+use crate::buckets::packed;
 use crate::checkpoint::{Checkpoint, OptimizerPart};
 use crate::config::{RunConfig, Sharding};
 use crate::digest::hex;
@@ -15,9 +18,12 @@ use crate::ema::Ema;
 use crate::gradients::Ownership;
 use crate::layout::FlatLayout;
 use crate::loss_watch::LossWatch;
-use crate::manifest::DataPosition;
-use crate::optimizer::{FlatAdamW, host, upload};
-use crate::snapshot::Snapshot;
+use crate::manifest::{DataPosition, FORMAT_VERSION, Manifest};
+use crate::optimizer::{FlatAdamW, host_onto, upload};
+use crate::snapshot::{FlatWeights, Snapshot};
+
+/// Elements of a vector of flat space that are gathered at once.
+const GATHERED: usize = 1 << 24;
 
 /// The trained network, the optimizer's state of the own range, the averages, and the place in the sample stream.
 pub struct TrainState {
@@ -101,7 +107,7 @@ impl TrainState {
         })
     }
 
-    /// The state on the host, ready to be written. A collective: every rank calls it.
+    /// This rank's part of the state on the host, ready to be written. A collective: every rank calls it.
     pub fn snapshot(
         &self,
         config: &RunConfig,
@@ -110,15 +116,30 @@ impl TrainState {
         identity: &Identity,
         world: &World,
     ) -> Result<Snapshot> {
-        let masters = host(&ownership.gather(self.optimizer.masters(), world)?);
+        let at_root = |own| gather_at_root(own, layout.len(), ownership, world);
+        let masters = at_root(self.optimizer.masters())?;
         let ema = self
             .ema
             .iter()
-            .map(|ema| Ok((ema.half_life(), host(&ownership.gather(ema.weights(), world)?))))
-            .collect::<Result<_>>()?;
+            .map(|ema| Ok((ema.half_life(), at_root(ema.weights())?)));
+        let ema = ema.collect::<Result<Vec<_>>>()?;
+        let weights = masters.map(|masters| FlatWeights {
+            masters,
+            ema: ema
+                .into_iter()
+                .filter_map(|(half_life, average)| Some((half_life, average?)))
+                .collect(),
+        });
         let writes = world.rank() == 0 || config.train.sharding == Sharding::Zero1;
-        Ok(Snapshot {
+        let optimizer = writes.then(|| OptimizerPart {
+            start: self.optimizer.own().start,
+            moments: self.optimizer.moments(),
+        });
+        let manifest = Manifest {
+            format_version: FORMAT_VERSION,
+            lidit_version: env!("CARGO_PKG_VERSION").to_owned(),
             step: self.step,
+            world_size: world.size(),
             data: DataPosition {
                 position: self.step * config.train.global_batch as u64,
                 digest: self.sample_digest.0.clone(),
@@ -126,13 +147,14 @@ impl TrainState {
             },
             encoders: identity.encoders.clone(),
             vae: identity.vae.clone(),
+            ema_half_lives: config.train.ema_half_lives.clone(),
             layout: layout.entries().to_vec(),
-            masters,
-            ema,
-            optimizer: writes.then(|| OptimizerPart {
-                start: self.optimizer.own().start,
-                moments: self.optimizer.moments(),
-            }),
+            files: Vec::new(),
+        };
+        Ok(Snapshot {
+            manifest,
+            weights,
+            optimizer,
         })
     }
 
@@ -152,6 +174,50 @@ impl TrainState {
         let all: Tensor<1> = ownership.gather(own, world)?;
         Ok(layout.load(&all, config.train.precision, self.model.valid()))
     }
+}
+
+/// A vector of flat space, `len` long, on rank 0 from the pieces of every rank's own range of it; `None` on the others,
+/// which never hold more of it than [`GATHERED`] elements. A collective.
+fn gather_at_root(own: &[Tensor<1>], len: usize, ownership: &Ownership, world: &World) -> Result<Option<Vec<f32>>> {
+    let is_root = world.rank() == 0;
+    let values = || {
+        let mut values = Vec::with_capacity(ownership.own().len());
+        own.iter().for_each(|piece| host_onto(&mut values, piece));
+        values
+    };
+    if !ownership.is_split() {
+        return Ok(is_root.then(values));
+    }
+    let ranges = ranges_of_all(&ownership.own(), world)?;
+    let own = values();
+    let mut all = is_root.then(|| vec![0.0; len]);
+    // A part of every range at a time: all links are busy.
+    let part = (GATHERED / world.size()).max(1);
+    let longest = ranges.iter().map(Range::len).max().unwrap_or(0);
+    for start in (0..longest).step_by(part) {
+        let places = packed(ranges.iter().map(|range| range.len().saturating_sub(start).min(part)));
+        let mut parts = vec![0.0; places.last().map_or(0, |last| last.end)];
+        let mine = places[world.rank()].clone();
+        if !mine.is_empty() {
+            parts[mine.clone()].copy_from_slice(&own[start..start + mine.len()]);
+        }
+        world.all_gather(&mut parts, &places)?;
+        let Some(all) = &mut all else { continue };
+        for (range, place) in ranges.iter().zip(places).filter(|(_, place)| !place.is_empty()) {
+            let from = range.start + start;
+            all[from..from + place.len()].copy_from_slice(&parts[place]);
+        }
+    }
+    Ok(all)
+}
+
+/// What every rank owns. A collective.
+fn ranges_of_all(own: &Range<usize>, world: &World) -> Result<Vec<Range<usize>>> {
+    let mut ends = vec![0.0; 2 * world.size()];
+    (ends[2 * world.rank()], ends[2 * world.rank() + 1]) = (own.start as f64, own.end as f64);
+    world.sum_f64(&mut ends)?;
+    let ranges = ends.as_chunks::<2>().0.iter();
+    Ok(ranges.map(|[start, end]| *start as usize..*end as usize).collect())
 }
 
 /// What a checkpoint must agree with to be continued or sampled.

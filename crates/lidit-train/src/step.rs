@@ -8,6 +8,7 @@ use lidit_data::{Bucket, MicroBatch, SampleSum};
 use lidit_dist::World;
 use lidit_model::{Conditioning, ImageTokens, LiDit, LossBatch, Losses, PromptBatch, forward_flops};
 
+use crate::checkpoint_writer::Progress;
 use crate::conditioner::{Conditioned, Conditioner};
 use crate::config::RunConfig;
 use crate::fault::Fault;
@@ -42,6 +43,8 @@ pub struct Stepper<'a> {
     pub device: &'a Device,
     /// Whether somebody asked to stop.
     pub stop: &'a Stop,
+    /// How far this rank is with the save under way.
+    pub saving: Progress,
     /// What this rank breaks on purpose.
     pub fault: Option<Fault>,
 }
@@ -69,6 +72,8 @@ pub struct StepStats {
     pub samples: SampleSum,
     /// Some rank was asked to stop.
     pub stop: bool,
+    /// How far all ranks are with the save under way.
+    pub saving: Progress,
     /// Why these numbers can't be trusted, where they can't.
     pub finding: Option<Finding>,
 }
@@ -108,6 +113,7 @@ impl Stepper<'_> {
             gradients = fault.strike(state.step + 1, gradients);
         }
         local.stop = f64::from(u8::from(self.is_stop_due(state.step + 1)));
+        local.saving = self.saving;
         let total = local.over_all_ranks(self.world)?;
         let usable = total.usable.max(1.0);
         let mean = self.ownership.reduce(gradients, self.world)?.div_scalar(usable);
@@ -131,6 +137,7 @@ impl Stepper<'_> {
             image_tokens: total.tokens as u64,
             samples: total.samples,
             stop: total.stop > 0.0,
+            saving: total.saving,
         })
     }
 
@@ -203,7 +210,7 @@ impl Stepper<'_> {
             tokens: (tokens * batch.len()) as f64,
             cut: prompts.num_cut as f64,
             samples: SampleSum::of_batch(batch),
-            stop: 0.0,
+            ..LocalSums::default()
         };
         Ok((gradient, sums))
     }
@@ -308,6 +315,7 @@ pub(crate) struct LocalSums {
     tokens: f64,
     samples: SampleSum,
     stop: f64,
+    saving: Progress,
 }
 
 impl LocalSums {
@@ -326,10 +334,13 @@ impl LocalSums {
         let [samples, first, second] = [samples, words[0], words[1]].map(|count| count as f64);
         let own = [self.loss, self.usable, self.flops, self.cut, self.tokens, self.stop];
         let [loss, usable, flops, cut, tokens, stop] = own;
+        let Progress { done, failed } = self.saving;
         let bins = self.loss_bins.numbers();
-        let mut sums = [0.0; 9 + 2 * BINS];
-        sums[..9].copy_from_slice(&[loss, usable, flops, cut, tokens, stop, samples, first, second]);
-        sums[9..].copy_from_slice(&bins);
+        let mut sums = [0.0; 11 + 2 * BINS];
+        sums[..11].copy_from_slice(&[
+            loss, usable, flops, cut, tokens, stop, samples, first, second, done, failed,
+        ]);
+        sums[11..].copy_from_slice(&bins);
         if world.size() > 1 {
             world.sum_f64(&mut sums)?;
         }
@@ -343,6 +354,8 @@ impl LocalSums {
             samples,
             first,
             second,
+            done,
+            failed,
             ref bins @ ..,
         ] = sums;
         Ok(Self {
@@ -357,6 +370,7 @@ impl LocalSums {
             cut,
             tokens,
             stop,
+            saving: Progress { done, failed },
         })
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use burn_train::Interrupter;
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
 
 /// Whether somebody asked the run to save and leave.
 #[derive(Clone, Default)]
@@ -15,7 +15,8 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// A flag that SIGINT, SIGTERM and SIGUSR1 set. A second SIGINT or SIGTERM ends the process at once.
+    /// A flag that SIGINT, SIGTERM and SIGUSR1 set. A second SIGINT or SIGTERM ends the process at once. SIGXFSZ is
+    /// ignored.
     pub fn on_signals() -> Result<Self> {
         let stop = Self::default();
         for signal in [SIGINT, SIGTERM] {
@@ -26,6 +27,8 @@ impl Stop {
         for signal in [SIGINT, SIGTERM, SIGUSR1] {
             signal_hook::flag::register(signal, stop.signalled.clone()).context("handling signals")?;
         }
+        // A file that would grow beyond the process's limit is an error of that write, not the end of the process.
+        signal_hook::flag::register(SIGXFSZ, Arc::default()).context("handling signals")?;
         Ok(stop)
     }
 

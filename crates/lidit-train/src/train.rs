@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::Device;
 use lidit_data::{Dataset, LoadedStep, Loader, LoaderConfig, MicroBatch, SampleOrder, Share};
 use lidit_dist::World;
 use lidit_model::{Conditioning, LiDit};
 
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint_writer::CheckpointWriter;
 use crate::conditioner::Conditioner;
 use crate::config::{Remember, RunConfig};
 use crate::config_file::ConfigFile;
@@ -17,7 +18,7 @@ use crate::dashboard::View;
 use crate::fault::Fault;
 use crate::features::FeatureStore;
 use crate::gradients::Ownership;
-use crate::history::Arithmetic;
+use crate::history::{self, Arithmetic, Event};
 use crate::incident::{FORMAT_VERSION, Incident, RankReport};
 use crate::latents::LatentSpace;
 use crate::layout::FlatLayout;
@@ -115,6 +116,7 @@ struct Session<'a> {
     quarantine: Quarantine,
     previews: Previews,
     state: TrainState,
+    writer: CheckpointWriter,
     arithmetic: Arithmetic,
     fault: Option<Fault>,
     device: Device,
@@ -149,7 +151,7 @@ impl<'a> Session<'a> {
         let model = LiDit::init(&config.model, &conditioning, config.train.seed, &device);
         let layout = FlatLayout::of(&model);
         let ownership = Ownership::new(&config.train, &layout, world.rank(), world.size());
-        let mut state = match newest_checkpoint(run_dir, request.start, world)? {
+        let mut state = match newest_checkpoint(run_dir, request.start, world, recorder)? {
             Some(checkpoint) => {
                 identity.check(&checkpoint)?;
                 TrainState::restore(&checkpoint, &config, &layout, &ownership, model)?
@@ -181,6 +183,7 @@ impl<'a> Session<'a> {
         let arithmetic = Arithmetic::of(&config, world)?;
         let unusable = recorder.begin(&config, &state, &request.device_name, &arithmetic, samples)?;
         state.watch = recorder.loss_watch(state.step, world)?;
+        let writer = CheckpointWriter::open(&run_dir.checkpoints(), &config.train, world)?;
         let quarantine = Quarantine::open(run_dir, unusable, config.data.max_unusable, world)?;
         Ok(Self {
             run_dir,
@@ -196,6 +199,7 @@ impl<'a> Session<'a> {
             quarantine,
             previews,
             state,
+            writer,
             arithmetic,
             fault,
             device,
@@ -228,6 +232,9 @@ impl<'a> Session<'a> {
             self.limit_skipping()?;
             let seen = self.state.step * self.config.train.global_batch as u64;
             self.quarantine.add(stats.unusable(), &unusable, seen, world)?;
+            if let Some(saved) = self.writer.advance(stats.saving, world)? {
+                recorder.saved(&saved)?;
+            }
             self.preview(world, recorder)?;
             stopping = stats.stop;
             if stopping || self.is_save_due() {
@@ -237,6 +244,9 @@ impl<'a> Session<'a> {
         }
         if saved < self.state.step {
             self.save(world, recorder)?;
+        }
+        if let Some(saved) = self.writer.finish(world)? {
+            recorder.saved(&saved)?;
         }
         let finished = self.state.step >= self.config.train.steps;
         Ok(Ended {
@@ -258,6 +268,7 @@ impl<'a> Session<'a> {
             world,
             device: &self.device,
             stop,
+            saving: self.writer.progress(),
             fault: self.fault,
         }
         .step(&mut self.state, micro_batches)
@@ -311,12 +322,19 @@ impl<'a> Session<'a> {
         self.state.step.is_multiple_of(self.config.train.checkpoint_every) || self.state.step == self.config.train.steps
     }
 
-    fn save(&self, world: &World, recorder: &mut Recorder) -> Result<()> {
+    /// Copies the state and has it written. Waits for the save before, if that is still under way.
+    fn save(&mut self, world: &World, recorder: &mut Recorder) -> Result<()> {
+        let begun = Instant::now();
+        if let Some(saved) = self.writer.wait(world)? {
+            recorder.saved(&saved)?;
+        }
         recorder.sync()?;
-        self.state
-            .snapshot(&self.config, &self.layout, &self.ownership, &self.identity, world)?
-            .save(&self.run_dir.checkpoints(), self.config.train.keep_last, world)?;
-        recorder.saved(self.state.step)
+        let snapshot = self
+            .state
+            .snapshot(&self.config, &self.layout, &self.ownership, &self.identity, world)?;
+        self.writer.start(snapshot, begun)?;
+        recorder.stalled(begun.elapsed());
+        Ok(())
     }
 
     /// Draws the sample grid where one is due; every rank draws its share.
@@ -372,16 +390,19 @@ pub(crate) fn remember(
     conditioner.remember(&captions, |done| on_progress(done, total))
 }
 
-/// The newest checkpoint that verifies, chosen by rank 0 for all.
-fn newest_checkpoint(run_dir: &RunDir, start: Start, world: &World) -> Result<Option<Checkpoint>> {
+/// The newest checkpoint that verifies, chosen by rank 0 for all; `None` where none was ever saved.
+fn newest_checkpoint(
+    run_dir: &RunDir,
+    start: Start,
+    world: &World,
+    recorder: &mut Recorder,
+) -> Result<Option<Checkpoint>> {
     if start == Start::Fresh {
         return Ok(None);
     }
     let mut chosen = Vec::new();
     if world.rank() == 0 {
-        let newest = Checkpoint::newest_verified(&run_dir.checkpoints(), |step, error| {
-            eprintln!("warning: skipping the checkpoint of step {step}: {error:#}");
-        })?;
+        let newest = newest_or_none_yet(run_dir, recorder)?;
         chosen = newest
             .map_or(String::new(), |checkpoint| checkpoint.manifest().step.to_string())
             .into_bytes();
@@ -392,4 +413,35 @@ fn newest_checkpoint(run_dir: &RunDir, start: Start, world: &World) -> Result<Op
     }
     let step = String::from_utf8(chosen).context("the checkpoint's step from rank 0")?;
     Checkpoint::open(&run_dir.checkpoints().join(format!("step-{step}"))).map(Some)
+}
+
+/// The newest checkpoint that verifies. A run that has saved one and finds none is not begun anew without a word.
+fn newest_or_none_yet(run_dir: &RunDir, recorder: &mut Recorder) -> Result<Option<Checkpoint>> {
+    let mut skipped = Vec::new();
+    let newest = Checkpoint::newest_verified(&run_dir.checkpoints(), |step, error| {
+        skipped.push((step, format!("{error:#}")));
+    })?;
+    let none_is_whole = if skipped.is_empty() {
+        "holds none"
+    } else {
+        "holds none that is whole"
+    };
+    for (step, reason) in skipped {
+        recorder.skipped(step, reason)?;
+    }
+    if newest.is_none() {
+        let events = history::read(&run_dir.history())?;
+        let saved = events.iter().rev().find_map(|line| match line.event {
+            Event::Saved { step, .. } => Some(step),
+            _ => None,
+        });
+        if let Some(step) = saved {
+            bail!(
+                "history.jsonl says that the checkpoint of step {step} was saved, but {} {none_is_whole}: bring it back \
+                 (is its disk mounted?), or begin anew in another --run-dir",
+                run_dir.checkpoints().display()
+            );
+        }
+    }
+    Ok(newest)
 }

@@ -1,5 +1,6 @@
 //! `lidit bench`: median and spread of the hot paths.
 
+mod checkpoint;
 mod comm;
 mod encode;
 mod loader;
@@ -17,6 +18,8 @@ pub struct Args {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    /// What saving a state costs, and going on from it.
+    Checkpoint(checkpoint::Args),
     /// Gigabytes a second between the ranks of a world, each of which runs this.
     Comm(comm::Args),
     /// Captions a second through a config's frozen language models.
@@ -28,6 +31,7 @@ enum Command {
 /// Runs one of them.
 pub fn run(args: &Args) -> Result<Outcome> {
     match &args.command {
+        Command::Checkpoint(args) => checkpoint::run(args),
         Command::Comm(args) => comm::run(args),
         Command::Encode(args) => encode::run(args),
         Command::Loader(args) => loader::run(args),

@@ -21,6 +21,7 @@ mod sample;
 mod train;
 mod vae;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -90,7 +91,8 @@ fn main() -> ExitCode {
             outcome.exit.into()
         }
         Err(error) => {
-            eprintln!("error: {}", described(&error));
+            // Standard error may lie on the disk that is full: that must not turn the error into a panic.
+            let _ = writeln!(std::io::stderr(), "error: {}", described(&error));
             if is_lost_peer(&error) {
                 Exit::PeerFailed.into()
             } else {
@@ -111,7 +113,7 @@ fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
         Command::Train(args) => train::run(args),
         Command::Launch(args) => launch::run(args),
         Command::Render(args) => render::run(args),
-        Command::Doctor(args) => doctor::run(args),
+        Command::Doctor(args) => Ok(doctor::run(args)),
         Command::Sample(args) => sample::run(args),
         Command::Vae(args) => vae::run(args),
         Command::Bench(args) => bench::run(args),

@@ -46,7 +46,10 @@ pub fn run(args: &Args) -> Result<Outcome> {
         "items_per_s": 1.0 / timings[0].median(),
         "collectives": timings.iter().map(Timing::json).collect::<Vec<_>>(),
     });
-    Ok(Outcome::done(if world.rank() == 0 { text } else { String::new() }, json))
+    Ok(Outcome::done(
+        if world.rank() == 0 { text } else { String::new() },
+        json,
+    ))
 }
 
 /// What is timed.
@@ -147,7 +150,11 @@ impl<'a> Bench<'a> {
             }
         };
         if let Some(i) = wrong {
-            bail!("{} on rank {rank}: element {i} is {}: wrong", collective.name(), values[i]);
+            bail!(
+                "{} on rank {rank}: element {i} is {}: wrong",
+                collective.name(),
+                values[i]
+            );
         }
         Ok(())
     }

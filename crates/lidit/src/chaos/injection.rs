@@ -133,8 +133,13 @@ fn full_at(run_dir: &Path, choice: u64) -> u64 {
 fn truncate(run_dir: &Path, choice: u64) -> Result<String> {
     let run = RunDir::attach(run_dir)?;
     let checkpoints = Checkpoint::list(&run.checkpoints())?;
-    let Some((step, _)) = checkpoints.first() else {
-        return Ok("there was no checkpoint yet".to_owned());
+    // A run that has saved does not begin anew when it finds nothing whole: one must be left.
+    let is_whole = |(_, checkpoint): &&(u64, Result<Checkpoint>)| matches!(checkpoint, Ok(c) if c.verify().is_ok());
+    let Some((step, _)) = checkpoints
+        .first()
+        .filter(|_| checkpoints.iter().filter(is_whole).count() > 1)
+    else {
+        return Ok("there was no second checkpoint to go back to".to_owned());
     };
     let folder = run.checkpoints().join(format!("step-{step}"));
     let mut files: Vec<_> = fs::read_dir(&folder)?

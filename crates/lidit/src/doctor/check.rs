@@ -43,22 +43,22 @@ pub struct Check {
 
 impl Check {
     /// All is well.
-    pub fn ok(name: &str, found: impl ToString) -> Self {
+    pub fn ok(name: &str, found: impl Into<String>) -> Self {
         Self::new(name, Status::Ok, found, "")
     }
 
     /// A run may work.
-    pub fn warning(name: &str, found: impl ToString, advice: &str) -> Self {
+    pub fn warning(name: &str, found: impl Into<String>, advice: &str) -> Self {
         Self::new(name, Status::Warning, found, advice)
     }
 
     /// A run would fail.
-    pub fn failed(name: &str, found: impl ToString, advice: &str) -> Self {
+    pub fn failed(name: &str, found: impl Into<String>, advice: &str) -> Self {
         Self::new(name, Status::Failed, found, advice)
     }
 
     /// As [`ok`](Self::ok), but all ranks must have found the same.
-    pub fn agreed(name: &str, found: impl ToString) -> Self {
+    pub fn agreed(name: &str, found: impl Into<String>) -> Self {
         Self {
             kind: Kind::Agreed,
             ..Self::ok(name, found)
@@ -73,12 +73,12 @@ impl Check {
         }
     }
 
-    fn new(name: &str, status: Status, found: impl ToString, advice: &str) -> Self {
+    fn new(name: &str, status: Status, found: impl Into<String>, advice: &str) -> Self {
         Self {
             name: name.to_owned(),
             status,
             // One line a check, whatever an error says.
-            found: found.to_string().split_whitespace().collect::<Vec<_>>().join(" "),
+            found: found.into().split_whitespace().collect::<Vec<_>>().join(" "),
             advice: advice.to_owned(),
             kind: Kind::Plain,
         }

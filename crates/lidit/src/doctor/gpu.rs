@@ -108,7 +108,7 @@ fn cuda_folder() -> Option<PathBuf> {
 fn headers(folder: Option<PathBuf>) -> Check {
     let advice = "install CUDA's headers (cuda-cudart-dev, or the wheel nvidia-cuda-runtime) and set CUDA_PATH to the folder above include";
     match folder {
-        Some(folder) if folder.join(HEADER).is_file() => Check::ok("cuda headers", folder.display()),
+        Some(folder) if folder.join(HEADER).is_file() => Check::ok("cuda headers", folder.display().to_string()),
         Some(folder) => Check::failed(
             "cuda headers",
             format!("there is no {}", folder.join(HEADER).display()),

@@ -24,8 +24,11 @@ pub fn config_check(config: &RunConfig) -> Check {
     match config.to_toml() {
         Ok(text) => {
             let digest = Sha256::digest(text);
-            let short: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-            Check::agreed("config", format!("is sound, resolves to {short}"))
+            let start = digest
+                .iter()
+                .take(8)
+                .fold(0, |start: u64, byte| start << 8 | u64::from(*byte));
+            Check::agreed("config", format!("is sound, resolves to {start:016x}"))
         }
         Err(error) => Check::failed("config", format!("{error:#}"), "mend the config"),
     }

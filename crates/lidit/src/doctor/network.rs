@@ -60,10 +60,9 @@ fn bandwidth_verdict(seconds: f64, size: usize, parameters: Option<u64>) -> Chec
         1e3 * seconds,
         rate / 1e9
     );
-    let mut step = 0.0;
-    if let Some(parameters) = parameters {
-        step = share * 4.0 * parameters as f64 / rate;
-        found += &format!("; this run's gradients take {step:.2} s a step");
+    let step = parameters.map_or(0.0, |parameters| share * 4.0 * parameters as f64 / rate);
+    if parameters.is_some() {
+        found = format!("{found}; this run's gradients take {step:.2} s a step");
     }
     let advice =
         "name the fast interface (LIDIT_INTERFACE, NCCL_SOCKET_IFNAME), or sum less often with a larger global batch";

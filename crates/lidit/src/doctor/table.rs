@@ -99,37 +99,37 @@ fn join(line: &mut Line, kind: &mut Kind, check: &Check, rank: usize, host: &str
     }
 }
 
-/// The table: a line a check, the worst said in words.
+/// The table: a line a check, and the whole in a line.
 pub fn text(lines: &[Line]) -> String {
-    let mut text = String::new();
-    for line in lines {
-        let status = match line.status {
-            Status::Ok => "ok",
-            Status::Warning => "warning",
-            Status::Failed => "FAILED",
-        };
-        let who = if line.differs {
-            let ranks: Vec<String> = line.ranks.iter().map(usize::to_string).collect();
-            let plural = if line.ranks.len() > 1 { "s" } else { "" };
-            format!("rank{plural} {} ({}): ", ranks.join(", "), line.hosts.join(", "))
-        } else {
-            String::new()
-        };
-        let advice = if line.advice.is_empty() {
-            String::new()
-        } else {
-            format!("; {}", line.advice)
-        };
-        text += &format!("{status:<8} {:<14} {who}{}{advice}\n", line.name, line.found);
-    }
     let count = |status| lines.iter().filter(|line| line.status == status).count();
-    let (failed, warnings) = (count(Status::Failed), count(Status::Warning));
-    text += &match (failed, warnings) {
+    let whole = match (count(Status::Failed), count(Status::Warning)) {
         (0, 0) => "all well".to_owned(),
         (0, warnings) => format!("ready, {warnings} to look at"),
         (failed, _) => format!("{failed} failed: a run would, too"),
     };
-    text
+    let table: Vec<String> = lines.iter().map(Line::text).chain([whole]).collect();
+    table.join("\n")
+}
+
+impl Line {
+    fn text(&self) -> String {
+        let status = match self.status {
+            Status::Ok => "ok",
+            Status::Warning => "warning",
+            Status::Failed => "FAILED",
+        };
+        let ranks: Vec<String> = self.ranks.iter().map(usize::to_string).collect();
+        let who = match (self.differs, ranks.as_slice()) {
+            (false, _) => String::new(),
+            (true, [one]) => format!("rank {one} ({}): ", self.hosts.join(", ")),
+            (true, many) => format!("ranks {} ({}): ", many.join(", "), self.hosts.join(", ")),
+        };
+        let advice = match self.advice.as_str() {
+            "" => String::new(),
+            advice => format!("; {advice}"),
+        };
+        format!("{status:<8} {:<14} {who}{}{advice}", self.name, self.found)
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! One rank's process, as its launcher sees it.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write as _};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 use std::thread::{self, JoinHandle};
@@ -98,7 +98,9 @@ fn describe(end: ExitStatus) -> String {
 fn pump(out: impl Read + Send + 'static, rank: usize) -> JoinHandle<()> {
     thread::spawn(move || {
         for line in BufReader::new(out).split(b'\n').map_while(Result::ok) {
-            eprintln!(
+            // A full disk under standard error must not end the copying, and with it the ranks.
+            let _ = writeln!(
+                std::io::stderr(),
                 "[rank {rank}] {}",
                 String::from_utf8_lossy(&line).trim_end_matches('\r')
             );
