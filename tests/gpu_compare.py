@@ -1,5 +1,7 @@
-"""Compares the runs of tests/gpu.sh: losses and pictures of the GPU with the CPU's. Standard library only."""
+"""Compares the runs of tests/gpu.sh: losses, pictures and gradients of the GPU with the CPU's; says what NCCL did.
+Standard library only."""
 
+import array
 import json
 import struct
 import sys
@@ -8,6 +10,8 @@ from pathlib import Path
 
 # Largest relative difference of a logged loss over twenty steps, and mean difference of a picture's bytes.
 TOLERANCES = {"f32": (1e-3, 2.0), "bf16": (2e-2, 8.0)}
+# Relative L2 distance of the whole gradient of one f32 step.
+GRADIENT = 1e-3
 
 
 def losses(run: Path) -> list[float]:
@@ -46,6 +50,46 @@ def paeth(a: int, b: int, c: int) -> int:
     return min((a, b, c), key=lambda v: abs(p - v))
 
 
+def gradient(run: Path) -> array.array:
+    """A multiple of the first step's gradient in flat space: the first moment, from however many ranks wrote it."""
+    parts = {}
+    for path in (run / "checkpoints/step-1").glob("optimizer-*.safetensors"):
+        data = path.read_bytes()
+        header_len = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + header_len])
+        begin, end = header["moment_1"]["data_offsets"]
+        part = parts[int(header["__metadata__"]["start"])] = array.array("f")
+        part.frombytes(data[8 + header_len + begin : 8 + header_len + end])
+    whole = array.array("f")
+    for start, part in sorted(parts.items()):
+        assert start == len(whole), f"{run}: the optimizer's parts leave a gap at {len(whole)}"
+        whole.extend(part)
+    return whole
+
+
+def compare_gradients(work: Path) -> int:
+    failed, cpu = 0, gradient(work / "step-cpu")
+    norm = sum(x * x for x in cpu) ** 0.5
+    for name, what in (("step-cuda", "one rank"), ("step-nccl", "two ranks over NCCL")):
+        if not (work / name).exists():
+            print(f"gradient of one step, {what}: not run")
+            continue
+        gpu = gradient(work / name)
+        distance = sum((a - b) ** 2 for a, b in zip(gpu, cpu, strict=True)) ** 0.5 / norm
+        good = distance <= GRADIENT
+        failed += not good
+        print(f"gradient of one step, {what}: {distance:.2e} away, allowed {GRADIENT:.0e}: {'same' if good else 'DIFFERENT'}")
+    return failed
+
+
+def show_nccl(work: Path) -> None:
+    for name, what in (("nccl-1", "one rank"), ("nccl-2", "two ranks on one GPU")):
+        path = work / f"{name}.out"
+        print(f"\nNCCL, {what}: {'sums as the CPU makes them' if path.exists() else 'not run'}")
+        if path.exists():
+            print(path.read_text(), end="")
+
+
 def main(work: Path) -> int:
     failed = 0
     print(f"{'precision':<10}{'loss, max rel':>15}{'allowed':>10}{'picture, mean':>15}{'allowed':>10}  verdict")
@@ -62,6 +106,8 @@ def main(work: Path) -> int:
             f"{precision:<10}{loss:>15.2e}{loss_tolerance:>10.0e}{picture:>15.3f}{picture_tolerance:>10.1f}"
             f"  {'same' if good else 'DIFFERENT'}"
         )
+    failed += compare_gradients(work)
+    show_nccl(work)
     return int(failed > 0)
 
 

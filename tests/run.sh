@@ -17,9 +17,10 @@ if ! dpkg -s libgloo-dev g++ >/dev/null 2>&1; then
     fi
 fi
 
-# Python for the tests that talk to other programs: an S3 server, TensorBoard, the schemas of Kubernetes.
+# Python for the tests that talk to other programs: an S3 server, TensorBoard, the schemas of Kubernetes. NCCL's library,
+# whose rendezvous needs no GPU.
 venv="$target/tests-venv"
-needs=(tensorboard 'moto[server]>=5,<6' 'boto3>=1,<2' 'kubernetes-validate>=1.37')
+needs=(tensorboard 'moto[server]>=5,<6' 'boto3>=1,<2' 'kubernetes-validate>=1.37' 'nvidia-nccl-cu13==2.30.7')
 stamp="$venv/installed ${needs[*]}"
 if [ ! -e "$stamp" ]; then
     python3 -m venv "$venv"
@@ -33,6 +34,14 @@ export LIDIT_TESTS_PYTHON
 cargo test --locked --workspace --features gloo --no-run
 "$target/debug/lidit" fetch smollm2 gemma3
 cargo test --locked --workspace --features gloo "$@"
+
+# The wheel has no libnccl.so, the name under which the library is looked for.
+nccl=$("$LIDIT_TESTS_PYTHON" -c 'import nvidia.nccl; print(nvidia.nccl.__path__[0] + "/lib")')
+ln -sf "$nccl/libnccl.so.2" "$venv/lib/libnccl.so"
+said=$(LD_LIBRARY_PATH="$(cd "$venv/lib" && pwd)" \
+    cargo test --locked -p lidit-dist --features gloo,nccl --lib nccl -- --nocapture)
+echo "$said"
+if [[ $said == *"not run: nccl"* ]]; then exit 1; fi
 
 # A run's TensorBoard files, read by TensorBoard itself.
 run=$(mktemp -d)

@@ -46,18 +46,20 @@ fn incidents(dir: &Path) -> BTreeSet<u64> {
         .collect()
 }
 
-/// Names, bytes and metadata of a checkpoint's file.
-fn tensors(dir: &Path, step: u64, name: &str) -> (Vec<(String, Vec<u8>)>, BTreeMap<String, String>) {
+/// Tensors and metadata of a file by name.
+type Tensors = (BTreeMap<String, Vec<u8>>, BTreeMap<String, String>);
+
+/// What a checkpoint's file holds; the order of its metadata is random.
+fn tensors(dir: &Path, step: u64, name: &str) -> Tensors {
     let bytes = fs::read(dir.join(format!("checkpoints/step-{step}/{name}"))).unwrap();
     let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
     let metadata = header.metadata().clone().unwrap_or_default();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let mut named: Vec<(String, Vec<u8>)> = tensors
+    let named = tensors
         .tensors()
         .into_iter()
         .map(|(name, view)| (name, view.data().to_vec()))
         .collect();
-    named.sort();
     (named, metadata.into_iter().collect())
 }
 

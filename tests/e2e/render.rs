@@ -84,7 +84,7 @@ fn python() -> Option<Command> {
 }
 
 /// The documents of a manifest, as a YAML reader other than ours understands them.
-fn documents(path: &Path) -> Option<Vec<Value>> {
+pub fn documents(path: &Path) -> Option<Vec<Value>> {
     let read = "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))";
     let output = python()?.args(["-c", read]).arg(path).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

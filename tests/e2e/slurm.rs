@@ -37,13 +37,14 @@ impl Cluster {
     fn render(&self, program: &Path, run: &str, more: &str) -> PathBuf {
         let config = self.path(&format!("{}.toml", run.replace("{index}", "array")));
         let text = format!(
-            "format_version = 1\nname = \"debug\"\nprogram = {program:?}\ntime_limit_minutes = 10\ngrace_seconds = 30\n\
+            "format_version = 1\nname = \"debug\"\nprogram = \"{}\"\ntime_limit_minutes = 10\ngrace_seconds = 30\n\
              max_restarts = 2\n\
-             [train]\nconfig = {:?}\nrun_dir = \"{run}\"\ndeadline_seconds = 60\n\
+             [train]\nconfig = \"{}\"\nrun_dir = \"{run}\"\ndeadline_seconds = 60\n\
              sets = [\"train.steps=30\", \"train.checkpoint_every=5\", \"train.sample_every=0\"]\n\
              [ranks]\nnodes = 1\nper_node = 4\ndevice = \"cpu\"\ncpus = 1\nmemory_gib = 1\n\
              [slurm]\nlog = \"job.log\"\n{more}",
-            debug_config()
+            program.display(),
+            debug_config().display()
         );
         fs::write(&config, text).unwrap();
         let report = json(&["render", "slurm", config.to_str().unwrap()], 0);

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <deque>
 #include <exception>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gloo/rendezvous/context.h>
@@ -17,15 +19,31 @@
 
 using std::chrono::milliseconds;
 
-using Buffers = std::vector<std::unique_ptr<gloo::transport::UnboundBuffer>>;
+using Buffer = std::unique_ptr<gloo::transport::UnboundBuffer>;
+
+// The buffers of an exchange that has begun, each with its peer.
+struct Exchange {
+  std::vector<std::pair<int32_t, Buffer>> in;
+  std::vector<std::pair<int32_t, Buffer>> out;
+};
 
 struct lidit_gloo {
   std::shared_ptr<gloo::rendezvous::Context> context;
-  // What an abort has to wake: the buffers of the exchange under way.
+  // What an abort has to wake: the exchanges under way, oldest first. Only the exchanging thread changes the list.
   std::mutex mutex;
-  const Buffers* in = nullptr;
-  const Buffers* out = nullptr;
+  std::deque<Exchange> under_way;
   bool aborted = false;
+
+  // After a failure: connections close before the buffers go.
+  void close() {
+    try {
+      context->closeConnections();
+    } catch (...) {
+      // Closing what is broken already: the first failure is the one to tell.
+    }
+    std::lock_guard<std::mutex> lock(mutex);
+    under_way.clear();
+  }
 };
 
 namespace {
@@ -85,29 +103,6 @@ void explain(const char* what, char* error, size_t capacity) {
 
 constexpr const char* kAborted = "a rank left the run";
 
-// Shows an exchange's buffers to lidit_gloo_abort, until it ends.
-class UnderWay {
- public:
-  explicit UnderWay(lidit_gloo& mesh) : mesh_(mesh) {}
-
-  // False if the mesh was aborted before.
-  bool show(const Buffers& in, const Buffers& out) const {
-    std::lock_guard<std::mutex> lock(mesh_.mutex);
-    mesh_.in = &in;
-    mesh_.out = &out;
-    return !mesh_.aborted;
-  }
-
-  ~UnderWay() {
-    std::lock_guard<std::mutex> lock(mesh_.mutex);
-    mesh_.in = nullptr;
-    mesh_.out = nullptr;
-  }
-
- private:
-  lidit_gloo& mesh_;
-};
-
 milliseconds left(std::chrono::steady_clock::time_point until) {
   const auto left = std::chrono::duration_cast<milliseconds>(until - std::chrono::steady_clock::now());
   // Gloo takes zero for "no timeout".
@@ -139,43 +134,35 @@ lidit_gloo* lidit_gloo_connect(
   return nullptr;
 }
 
-int32_t lidit_gloo_exchange(
+int32_t lidit_gloo_begin(
     lidit_gloo* mesh, uint64_t slot, const lidit_part* sends, size_t num_sends, const lidit_part* receives,
-    size_t num_receives, uint64_t timeout_ms, int32_t* peer, char* error, size_t error_capacity) {
+    size_t num_receives, int32_t* peer, char* error, size_t error_capacity) {
   *peer = -1;
-  // Outside of the try: on failure the connections close before the buffers go.
-  Buffers in;
-  Buffers out;
-  // Declared after the buffers: they leave the abort's sight before they go.
-  const UnderWay under_way(*mesh);
   try {
-    const auto until = std::chrono::steady_clock::now() + milliseconds(timeout_ms);
-    in.reserve(num_receives);
-    out.reserve(num_sends);
-    for (size_t i = 0; i < num_receives; i++) {
-      *peer = receives[i].peer;
-      in.push_back(mesh->context->createUnboundBuffer(receives[i].data, receives[i].bytes));
-      in.back()->recv(receives[i].peer, slot);
-    }
-    for (size_t i = 0; i < num_sends; i++) {
-      *peer = sends[i].peer;
-      out.push_back(mesh->context->createUnboundBuffer(sends[i].data, sends[i].bytes));
-      out.back()->send(sends[i].peer, slot);
-    }
-    if (!under_way.show(in, out)) {
-      throw std::runtime_error(kAborted);
-    }
-    for (size_t i = 0; i < num_receives; i++) {
-      *peer = receives[i].peer;
-      if (!in[i]->waitRecv(left(until))) {
+    Exchange* exchange = nullptr;
+    {
+      std::lock_guard<std::mutex> lock(mesh->mutex);
+      if (mesh->aborted) {
         throw std::runtime_error(kAborted);
       }
-    }
-    for (size_t i = 0; i < num_sends; i++) {
-      *peer = sends[i].peer;
-      if (!out[i]->waitSend(left(until))) {
-        throw std::runtime_error(kAborted);
+      exchange = &mesh->under_way.emplace_back();
+      exchange->in.reserve(num_receives);
+      exchange->out.reserve(num_sends);
+      for (size_t i = 0; i < num_receives; i++) {
+        exchange->in.emplace_back(
+            receives[i].peer, mesh->context->createUnboundBuffer(receives[i].data, receives[i].bytes));
       }
+      for (size_t i = 0; i < num_sends; i++) {
+        exchange->out.emplace_back(sends[i].peer, mesh->context->createUnboundBuffer(sends[i].data, sends[i].bytes));
+      }
+    }
+    for (const auto& [from, buffer] : exchange->in) {
+      *peer = from;
+      buffer->recv(from, slot);
+    }
+    for (const auto& [to, buffer] : exchange->out) {
+      *peer = to;
+      buffer->send(to, slot);
     }
     return 0;
   } catch (const std::exception& failure) {
@@ -183,11 +170,43 @@ int32_t lidit_gloo_exchange(
   } catch (...) {
     explain("an exception without a text", error, error_capacity);
   }
+  mesh->close();
+  return 1;
+}
+
+int32_t lidit_gloo_finish(
+    lidit_gloo* mesh, uint64_t timeout_ms, int32_t* peer, char* error, size_t error_capacity) {
+  *peer = -1;
   try {
-    mesh->context->closeConnections();
+    const auto until = std::chrono::steady_clock::now() + milliseconds(timeout_ms);
+    if (mesh->under_way.empty()) {
+      throw std::runtime_error("no exchange has begun");
+    }
+    const Exchange& exchange = mesh->under_way.front();
+    for (const auto& [from, buffer] : exchange.in) {
+      *peer = from;
+      if (!buffer->waitRecv(left(until))) {
+        throw std::runtime_error(kAborted);
+      }
+    }
+    for (const auto& [to, buffer] : exchange.out) {
+      *peer = to;
+      if (!buffer->waitSend(left(until))) {
+        throw std::runtime_error(kAborted);
+      }
+    }
+    std::lock_guard<std::mutex> lock(mesh->mutex);
+    if (mesh->aborted) {
+      throw std::runtime_error(kAborted);
+    }
+    mesh->under_way.pop_front();
+    return 0;
+  } catch (const std::exception& failure) {
+    explain(failure.what(), error, error_capacity);
   } catch (...) {
-    // Closing what is broken already: the first failure is the one to tell.
+    explain("an exception without a text", error, error_capacity);
   }
+  mesh->close();
   return 1;
 }
 
@@ -195,14 +214,12 @@ void lidit_gloo_abort(lidit_gloo* mesh) {
   try {
     std::lock_guard<std::mutex> lock(mesh->mutex);
     mesh->aborted = true;
-    if (mesh->in != nullptr) {
-      for (const auto& buffer : *mesh->in) {
-        buffer->abortWaitRecv();
+    for (const auto& exchange : mesh->under_way) {
+      for (const auto& part : exchange.in) {
+        part.second->abortWaitRecv();
       }
-    }
-    if (mesh->out != nullptr) {
-      for (const auto& buffer : *mesh->out) {
-        buffer->abortWaitSend();
+      for (const auto& part : exchange.out) {
+        part.second->abortWaitSend();
       }
     }
   } catch (...) {

@@ -28,13 +28,19 @@ lidit_gloo* lidit_gloo_connect(
     int32_t rank, int32_t size, const char* address, uint64_t timeout_ms, void* store, lidit_store_set set,
     lidit_store_get get, char* error, size_t error_capacity);
 
-// Fills all `receives` and sends all `sends`; returns 0 when both are done. On failure returns 1, writes the rank with
-// which it failed to `peer` (-1 if unknown), and every connection is closed: the mesh is only good for freeing.
-int32_t lidit_gloo_exchange(
+// Begins to fill all `receives` and to send all `sends`; their buffers must stay until a finish has returned for it, or
+// until a failure. Exchanges finish in the order in which they began.
+int32_t lidit_gloo_begin(
     lidit_gloo* mesh, uint64_t slot, const lidit_part* sends, size_t num_sends, const lidit_part* receives,
-    size_t num_receives, uint64_t timeout_ms, int32_t* peer, char* error, size_t error_capacity);
+    size_t num_receives, int32_t* peer, char* error, size_t error_capacity);
 
-// Makes the exchange under way in another thread, and every later one, fail.
+// Waits until the oldest exchange that has begun is done. This and begin return 0, or 1 on failure: then they write the
+// rank with which it failed to `peer` (-1 if unknown), every connection is closed, all buffers are let go of, and the mesh
+// is only good for freeing.
+int32_t lidit_gloo_finish(
+    lidit_gloo* mesh, uint64_t timeout_ms, int32_t* peer, char* error, size_t error_capacity);
+
+// Makes the exchanges under way in another thread, and every later one, fail.
 void lidit_gloo_abort(lidit_gloo* mesh);
 
 void lidit_gloo_free(lidit_gloo* mesh);

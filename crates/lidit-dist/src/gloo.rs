@@ -4,19 +4,24 @@
 //! reduced whole, in ranges, or with another kind of split therefore has the same bits. Each rank sends every other
 //! rank its part of the vector directly and sums its own part: as much traffic as a ring, in one hop.
 
+use std::cmp::Ordering;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
 
-use crate::mesh::{Broken, Mesh};
+use crate::mesh::{Broken, Mesh, UNDER_WAY};
 use crate::store::Store;
 use crate::watch::Watch;
 use crate::{DistError, Meeting, Member, Place, bf16, interface};
 
-/// Part of a range that travels and is summed at once: small enough to be summed from cache.
-const SEGMENT: usize = 1 << 20;
+/// The most bytes that travel at once from one rank to another. Less costs processor time, more does not overlap.
+const SEGMENT: usize = 1 << 21;
+/// Elements that are summed at once, over all ranks: they stay in the processor's first cache meanwhile.
+const BLOCK: usize = 2048;
+/// Bytes in which summands of all ranks may land before they are summed.
+const LANDING: usize = 1 << 26;
 /// Below this a vector goes whole to everybody: one hop instead of two.
 const SMALL: usize = 1 << 14;
 /// The most a broadcast may carry.
@@ -189,7 +194,7 @@ impl Gloo {
         let mut theirs = vec![own.clone(); self.size];
         let sends: Vec<_> = self.others().map(|peer| (peer, bytemuck::cast_slice(&own))).collect();
         let mut receives = receives(self.rank, theirs.iter_mut().map(Vec::as_mut_slice));
-        mesh.exchange(&sends, &mut receives, until)?;
+        mesh.exchange(&sends, &mut receives, self.segment(), until)?;
         fold_in_rank_order(values, theirs.iter().map(Vec::as_slice), fold);
         Ok(())
     }
@@ -203,26 +208,30 @@ impl Gloo {
         fold: impl Fn(T, T) -> T,
         until: Instant,
     ) -> Result<(), Broken> {
-        let segment = SEGMENT / size_of::<T>().max(1);
-        let longest = ranges.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
-        let mut theirs = vec![vec![T::zeroed(); ranges[self.rank].len().min(segment)]; self.size];
-        for start in (0..longest).step_by(segment) {
-            let part = |rank: usize| cut(&ranges[rank], start, segment);
-            let own = part(self.rank);
-            theirs[self.rank][..own.len()].copy_from_slice(&values[own.clone()]);
-            let sends: Vec<_> = self
-                .others()
-                .map(|peer| (peer, bytemuck::cast_slice(&values[part(peer)])))
-                .collect();
-            let mut receives = receives(self.rank, theirs.iter_mut().map(|buffer| &mut buffer[..own.len()]));
-            mesh.exchange(&sends, &mut receives, until)?;
-            fold_in_rank_order(
-                &mut values[own.clone()],
-                theirs.iter().map(|buffer| &buffer[..own.len()]),
-                &fold,
-            );
-        }
-        Ok(())
+        let mut parts = disjoint(values, ranges);
+        let own = std::mem::take(&mut parts[self.rank]);
+        let sends: Vec<_> = self
+            .others()
+            .map(|peer| (peer, bytemuck::cast_slice(parts[peer])))
+            .collect();
+        let peers: Vec<usize> = self.others().collect();
+        let mut summed = Vec::new();
+        let len = size_of_val(own);
+        mesh.exchange_and_use(&sends, &peers, len, self.segment(), until, |bytes, came| {
+            let own = &mut own[bytes.start / size_of::<T>()..bytes.end / size_of::<T>()];
+            let came: Vec<&[T]> = came.iter().map(|bytes| bytemuck::cast_slice(bytes)).collect();
+            for start in (0..own.len()).step_by(BLOCK) {
+                let block = start..own.len().min(start + BLOCK);
+                let own = &mut own[block.clone()];
+                summed.clear();
+                summed.extend_from_slice(own);
+                let (before, after) = came.split_at(self.rank);
+                let before = before.iter().map(|came| &came[block.clone()]);
+                let after = after.iter().map(|came| &came[block.clone()]);
+                let of_ranks = before.chain(std::iter::once(summed.as_slice())).chain(after);
+                fold_in_rank_order(own, of_ranks, &fold);
+            }
+        })
     }
 
     /// As `reduce_parts`. The own summands are rounded too, so that it does not matter who owns a range.
@@ -233,32 +242,36 @@ impl Gloo {
         ranges: &[Range<usize>],
         until: Instant,
     ) -> Result<(), Broken> {
-        let segment = SEGMENT / size_of::<u16>();
-        let longest = ranges.iter().map(ExactSizeIterator::len).max().unwrap_or(0);
-        let mut ours = vec![Vec::new(); self.size];
-        let mut theirs = vec![vec![0u16; ranges[self.rank].len().min(segment)]; self.size];
-        for start in (0..longest).step_by(segment) {
-            let part = |rank: usize| cut(&ranges[rank], start, segment);
-            for (rank, rounded) in ours.iter_mut().enumerate() {
-                rounded.clear();
-                rounded.extend(values[part(rank)].iter().map(|value| bf16::round(*value)));
-            }
-            let own = part(self.rank);
-            theirs[self.rank][..own.len()].copy_from_slice(&ours[self.rank]);
-            let sends: Vec<_> = self
-                .others()
-                .map(|peer| (peer, bytemuck::cast_slice(&ours[peer])))
-                .collect();
-            let mut receives = receives(self.rank, theirs.iter_mut().map(|buffer| &mut buffer[..own.len()]));
-            mesh.exchange(&sends, &mut receives, until)?;
-            values[own.clone()].fill(0.0);
-            for summands in &theirs {
-                for (value, summand) in values[own.clone()].iter_mut().zip(summands) {
-                    *value += bf16::widen(*summand);
+        let mut parts = disjoint(values, ranges);
+        let own = std::mem::take(&mut parts[self.rank]);
+        let round = |part: &[f32]| -> Vec<u16> { part.iter().map(|value| bf16::round(*value)).collect() };
+        let rounded: Vec<_> = self.others().map(|peer| (peer, round(parts[peer]))).collect();
+        let sends: Vec<_> = rounded
+            .iter()
+            .map(|(peer, part)| (*peer, bytemuck::cast_slice(part)))
+            .collect();
+        let peers: Vec<usize> = self.others().collect();
+        let len = own.len() * size_of::<u16>();
+        mesh.exchange_and_use(&sends, &peers, len, self.segment(), until, |bytes, came| {
+            let own = &mut own[bytes.start / size_of::<u16>()..bytes.end / size_of::<u16>()];
+            let came: Vec<&[u16]> = came.iter().map(|bytes| bytemuck::cast_slice(bytes)).collect();
+            for start in (0..own.len()).step_by(BLOCK) {
+                let block = start..own.len().min(start + BLOCK);
+                let own = &mut own[block.clone()];
+                let ours = round(own);
+                own.fill(0.0);
+                for rank in 0..self.size {
+                    let summands = match rank.cmp(&self.rank) {
+                        Ordering::Less => &came[rank][block.clone()],
+                        Ordering::Equal => &ours,
+                        Ordering::Greater => &came[rank - 1][block.clone()],
+                    };
+                    for (value, summand) in own.iter_mut().zip(summands) {
+                        *value += bf16::widen(*summand);
+                    }
                 }
             }
-        }
-        Ok(())
+        })
     }
 
     /// Every rank sends its own range to everybody.
@@ -272,17 +285,28 @@ impl Gloo {
         let mut parts = disjoint(values, ranges);
         let own = std::mem::take(&mut parts[self.rank]);
         let sends: Vec<_> = self.others().map(|peer| (peer, bytemuck::cast_slice(own))).collect();
-        mesh.exchange(&sends, &mut receives(self.rank, parts.into_iter()), until)
+        mesh.exchange(
+            &sends,
+            &mut receives(self.rank, parts.into_iter()),
+            self.segment(),
+            until,
+        )
     }
 
     /// The root sends `bytes` to everybody; their length is known.
     fn spread(&self, mesh: &mut Mesh, bytes: &mut [u8], root: usize, until: Instant) -> Result<(), Broken> {
         if self.rank == root {
             let sends: Vec<_> = self.others().map(|peer| (peer, &*bytes)).collect();
-            mesh.exchange(&sends, &mut [], until)
+            mesh.exchange(&sends, &mut [], self.segment(), until)
         } else {
-            mesh.exchange(&[], &mut [(root, bytes)], until)
+            mesh.exchange(&[], &mut [(root, bytes)], self.segment(), until)
         }
+    }
+
+    /// Bytes that travel at once to each rank, whole pages.
+    fn segment(&self) -> usize {
+        let landing = LANDING / (UNDER_WAY * (self.size - 1).max(1));
+        landing.clamp(1 << 16, SEGMENT) / 4096 * 4096
     }
 
     fn others(&self) -> impl Iterator<Item = usize> {
@@ -310,12 +334,6 @@ fn split(len: usize, size: usize) -> Vec<Range<usize>> {
     (0..size)
         .map(|rank| len * rank / size..len * (rank + 1) / size)
         .collect()
-}
-
-/// The elements `start..start + len` of `range`, as far as it goes.
-fn cut(range: &Range<usize>, start: usize, len: usize) -> Range<usize> {
-    let at = |offset: usize| range.start.saturating_add(offset).min(range.end);
-    at(start)..at(start.saturating_add(len))
 }
 
 /// Each range of `values`, exclusively.

@@ -11,6 +11,7 @@ mod communicator;
 mod error;
 #[cfg(feature = "gloo")]
 mod gloo;
+pub mod gpu;
 mod host;
 #[cfg(feature = "gloo")]
 mod interface;

@@ -14,7 +14,7 @@ pub struct Place {
     pub size: usize,
     /// This process among those of its host.
     pub local_rank: usize,
-    /// Where the ranks meet; `None` for a single process.
+    /// Where the ranks meet; `None` for a single process that nobody asked to try an engine.
     pub meeting: Option<Meeting>,
     /// The engine asked for, in a binary that has both.
     pub engine: Option<Engine>,
@@ -123,7 +123,9 @@ impl Place {
                 "a rank on its host can't exceed the rank in the world",
             ));
         }
-        let meeting = if size == 1 { None } else { Some(Meeting::read(get)?) };
+        // A process alone needs nobody, unless an engine is asked for by name: to try it.
+        let is_alone = size == 1 && (engine.is_none() || get("MASTER_ADDR").is_none());
+        let meeting = if is_alone { None } else { Some(Meeting::read(get)?) };
         let is_slurm = launcher.rank == "SLURM_PROCID";
         Ok(Self {
             meeting,

@@ -68,8 +68,8 @@ impl World {
     /// Takes a place in a world, and waits for the other ranks to take theirs.
     pub fn join(place: &Place, deadline: Duration) -> Result<Self, DistError> {
         let transport = match &place.meeting {
-            Some(_) if place.size > 1 => Transport::join(place, deadline)?,
-            _ => Transport::Solo,
+            Some(_) => Transport::join(place, deadline)?,
+            None => Transport::Solo,
         };
         Ok(Self {
             rank: place.rank,

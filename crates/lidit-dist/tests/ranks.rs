@@ -78,6 +78,20 @@ fn sums_are_those_of_rank_order_on_every_rank() {
     }
 }
 
+#[test]
+fn a_vector_of_many_segments_is_summed_whole() {
+    // Each rank's part is longer than all segments that are on their way at once.
+    let len = 6_000_003;
+    let expected = sum_in_rank_order(2, len);
+    for sum in with_ranks(2, |world| {
+        let mut values = values(world.rank(), len);
+        world.all_reduce_sum(&mut values, Wire::F32).unwrap();
+        values
+    }) {
+        assert!(sum == expected);
+    }
+}
+
 /// Ranges of any lengths, an empty one among them, with gaps between.
 fn uneven(size: usize, len: usize) -> Vec<Range<usize>> {
     let mut ranges = vec![0..len / 7, len / 7..len / 7, len / 3..len - 1];

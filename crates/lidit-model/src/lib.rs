@@ -29,6 +29,7 @@ mod norm;
 mod objective;
 mod parameter;
 mod patchify;
+mod probe;
 mod prompts;
 mod recompute;
 mod refiner;

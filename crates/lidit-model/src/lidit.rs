@@ -199,13 +199,18 @@ impl LiDit {
 
     /// LLM `i`'s normalised states, projected and through its token refiner: `[B, T, D]`.
     pub(crate) fn refine(&self, i: usize, prompt: &PromptBatch, states: Tensor<3>, steer: &Tensor<2>) -> Tensor<3> {
-        let mask = match self.refiner_attention {
-            RefinerAttention::Full => AttentionMask::keys(prompt.valid.clone()),
-            RefinerAttention::Causal => AttentionMask::causal_keys(prompt.valid.clone()),
-        };
+        let mask = self.refiner_mask(prompt);
         let encoder = &self.encoders[i];
         let x = encoder.projection.forward(states).cast(FloatDType::F32); // [B, T, D]
         encoder.refiner.forward(x, steer, &mask)
+    }
+
+    /// What a token of a refiner sees.
+    pub(crate) fn refiner_mask(&self, prompt: &PromptBatch) -> AttentionMask {
+        match self.refiner_attention {
+            RefinerAttention::Full => AttentionMask::keys(prompt.valid.clone()),
+            RefinerAttention::Causal => AttentionMask::causal_keys(prompt.valid.clone()),
+        }
     }
 
     /// The refined states of all LLMs as one text `[B, sum of T, D]`, and which of its tokens are captions'.

@@ -46,7 +46,7 @@ impl Fault {
     /// A process's gradient `[len]` of `step`, broken if it is its turn.
     pub fn strike(self, step: u64, gradient: Tensor<1>) -> Tensor<1> {
         match self {
-            Self::NanAt(at) if at == step => gradient.slice_fill([0..1], f32::NAN),
+            Self::NanAt(at) if at == step => gradient.slice_fill(0..1, f32::NAN),
             Self::NanAt(_) => gradient,
         }
     }

@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use anyhow::Result;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use lidit_dist::{Wire, World};
 
 use crate::buckets::{Buckets, overlapped, packed};
-use crate::config::{Sharding, TrainConfig};
+use crate::config::{ReduceDtype, Sharding, TrainConfig};
 use crate::layout::{FlatLayout, even_ranges};
 use crate::optimizer::host;
 use crate::packing::Packing;
@@ -37,14 +37,7 @@ impl Ownership {
     /// everything for every rank.
     pub fn new(train: &TrainConfig, layout: &FlatLayout, rank: usize, size: usize) -> Self {
         let len = layout.len();
-        let ranges = match train.sharding {
-            Sharding::None => std::iter::once(0..len).collect(),
-            // Whole rows of the norm's sum: it has the same bits however many ranks make it.
-            Sharding::Zero1 => even_ranges(len.div_ceil(ROW), size)
-                .into_iter()
-                .map(|rows| (rows.start * ROW).min(len)..(rows.end * ROW).min(len))
-                .collect::<Vec<_>>(),
-        };
+        let ranges = ranges(train.sharding, len, size);
         Self {
             own: ranges[if ranges.len() > 1 { rank } else { 0 }].clone(),
             len,
@@ -195,6 +188,41 @@ impl Ownership {
             world.sum_f64(&mut squares)?;
         }
         Ok(squares[0].sqrt())
+    }
+}
+
+/// As [`Ownership::norm`], with the bits that `size` ranks have for it, from the whole mean gradient.
+pub(crate) fn norm_of_ranks(mean: &Tensor<1>, sharding: Sharding, size: usize) -> f64 {
+    let [len] = mean.dims();
+    let squares = ranges(sharding, len, size)
+        .into_iter()
+        .filter(|range| !range.is_empty())
+        .map(|range| sum_of_squares(&mean.clone().slice([range])));
+    squares.reduce(|sum, next| sum + next).unwrap_or(0.0).sqrt()
+}
+
+/// Adds the gradients of the next of `size` ranks to the `sum` of those before it, as [`Ownership::reduce`] does over Gloo:
+/// in rank order, element by element, in f32, whatever they travel as. NCCL's order is its own.
+pub(crate) fn add_rank(sum: Option<Tensor<1>>, next: Tensor<1>, dtype: ReduceDtype, size: usize) -> Tensor<1> {
+    let next = match dtype {
+        ReduceDtype::Bf16 if size > 1 => next.cast(FloatDType::BF16).cast(FloatDType::F32),
+        ReduceDtype::Bf16 | ReduceDtype::F32 => next,
+    };
+    match sum {
+        Some(sum) => sum + next,
+        None => next,
+    }
+}
+
+/// The ranges of a flat vector of `len` that ranks own: one for all where each owns everything.
+fn ranges(sharding: Sharding, len: usize, size: usize) -> Vec<Range<usize>> {
+    match sharding {
+        Sharding::None => std::iter::once(0..len).collect(),
+        // Whole rows of the norm's sum: it has the same bits however many ranks make it.
+        Sharding::Zero1 => even_ranges(len.div_ceil(ROW), size)
+            .into_iter()
+            .map(|rows| (rows.start * ROW).min(len)..(rows.end * ROW).min(len))
+            .collect(),
     }
 }
 

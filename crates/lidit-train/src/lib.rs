@@ -5,6 +5,7 @@ pub mod cache;
 pub mod history;
 pub mod incident;
 pub mod metrics;
+pub mod replay;
 
 mod atomic;
 mod buckets;

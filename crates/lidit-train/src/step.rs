@@ -216,7 +216,12 @@ impl Stepper<'_> {
     }
 
     /// A micro-batch's losses and the gradient of their sum in flat space.
-    fn loss_and_gradient(&self, model: &LiDit, batch: &LossBatch, prompts: &[PromptBatch]) -> (Losses, Tensor<1>) {
+    pub(crate) fn loss_and_gradient(
+        &self,
+        model: &LiDit,
+        batch: &LossBatch,
+        prompts: &[PromptBatch],
+    ) -> (Losses, Tensor<1>) {
         let mut gradients = FlatGradients::new(self.layout, model);
         let objective = &self.config.objective;
         let noised = objective.noise(batch);
@@ -278,7 +283,7 @@ impl Stepper<'_> {
     }
 
     /// Clips the own range of the mean gradient, whose norm over all ranges is `grad_norm`, and updates.
-    fn update(&self, state: &mut TrainState, mean: Tensor<1>, grad_norm: f64, lr: f64) -> Result<()> {
+    pub(crate) fn update(&self, state: &mut TrainState, mean: Tensor<1>, grad_norm: f64, lr: f64) -> Result<()> {
         let train = &self.config.train;
         let clipped = mean.mul_scalar(clip_factor(grad_norm, train.max_grad_norm));
         let (optimizer, averages) = (&mut state.optimizer, &mut state.ema);
@@ -303,7 +308,8 @@ pub(crate) struct LocalSums {
     /// Of the samples' losses.
     pub loss: f64,
     loss_bins: LossBins,
-    usable: f64,
+    /// Samples that count.
+    pub usable: f64,
     flops: f64,
     cut: f64,
     tokens: f64,
@@ -313,7 +319,7 @@ pub(crate) struct LocalSums {
 }
 
 impl LocalSums {
-    fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.loss += other.loss;
         self.loss_bins += other.loss_bins;
         self.usable += other.usable;

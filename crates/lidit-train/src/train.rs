@@ -131,15 +131,21 @@ impl<'a> Session<'a> {
         world: &World,
         recorder: &mut Recorder,
     ) -> Result<Self> {
+        let fault = Fault::from_env()?;
+        if let Some(fault) = fault {
+            fault.announce(world.rank());
+        }
         let dataset = Dataset::open(&config.data)?;
         let latents = LatentSpace::open(&config.vae, &config.model, &request.device)?;
-        let mut conditioner = conditioner(request, &config, &dataset, &latents)?;
+        let mut conditioner = conditioner(&config, &dataset, &latents, &request.device, request.locate)?;
         let identity = Identity {
             dataset: dataset.digest().to_owned(),
             encoders: conditioner.fingerprints()?,
             vae: latents.fingerprint().to_owned(),
         };
-        remember(&mut conditioner, &config, &dataset, recorder)?;
+        remember(&mut conditioner, &config, &dataset, |done, total| {
+            recorder.encoding(done, total);
+        })?;
         let device = request.device.clone().autodiff();
         let conditioning = conditioner.conditioning(&config.encoders);
         let model = LiDit::init(&config.model, &conditioning, config.train.seed, &device);
@@ -178,10 +184,6 @@ impl<'a> Session<'a> {
         let unusable = recorder.begin(&config, &state, &request.device_name, &arithmetic, samples)?;
         state.watch = recorder.loss_watch(state.step, world)?;
         let writer = CheckpointWriter::open(&run_dir.checkpoints(), &config.train, world)?;
-        let fault = Fault::from_env()?;
-        if let Some(fault) = fault {
-            fault.announce(world.rank());
-        }
         let quarantine = Quarantine::open(run_dir, unusable, config.data.max_unusable, world)?;
         Ok(Self {
             run_dir,
@@ -353,24 +355,26 @@ impl<'a> Session<'a> {
 }
 
 /// The language models, or the features that they left.
-fn conditioner(
-    request: &RunRequest<'_>,
+pub(crate) fn conditioner(
     config: &RunConfig,
     dataset: &Dataset,
     latents: &LatentSpace,
+    device: &Device,
+    locate: &dyn Fn(&str) -> Result<PathBuf>,
 ) -> Result<Conditioner> {
     let Some(folder) = &config.encoders.features else {
-        return Conditioner::load(&config.encoders, &request.device, request.locate);
+        return Conditioner::load(&config.encoders, device, locate);
     };
-    let store = FeatureStore::open(folder, config, dataset, latents, request.locate).context("encoders.features")?;
-    Ok(Conditioner::from_features(store, &request.device))
+    let store = FeatureStore::open(folder, config, dataset, latents, locate).context("encoders.features")?;
+    Ok(Conditioner::from_features(store, device))
 }
 
-fn remember(
+/// Encodes all prompts of a run that remembers them; `on_progress` hears how many of how many are done.
+pub(crate) fn remember(
     conditioner: &mut Conditioner,
     config: &RunConfig,
     dataset: &Dataset,
-    recorder: &mut Recorder,
+    mut on_progress: impl FnMut(usize, usize),
 ) -> Result<()> {
     if config.encoders.remember == Remember::Nothing || config.encoders.features.is_some() {
         return Ok(());
@@ -383,7 +387,7 @@ fn remember(
     captions.push(String::new());
     captions.extend(config.sample.prompts.iter().cloned());
     let total = captions.len();
-    conditioner.remember(&captions, |done| recorder.encoding(done, total))
+    conditioner.remember(&captions, |done| on_progress(done, total))
 }
 
 /// The newest checkpoint that verifies, chosen by rank 0 for all; `None` where none was ever saved.

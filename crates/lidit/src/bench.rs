@@ -1,6 +1,7 @@
 //! `lidit bench`: median and spread of the hot paths.
 
 mod checkpoint;
+mod comm;
 mod encode;
 mod loader;
 
@@ -19,6 +20,8 @@ pub struct Args {
 enum Command {
     /// What saving a state costs, and going on from it.
     Checkpoint(checkpoint::Args),
+    /// Gigabytes a second between the ranks of a world, each of which runs this.
+    Comm(comm::Args),
     /// Captions a second through a config's frozen language models.
     Encode(encode::Args),
     /// Images a second from a config's data.
@@ -29,6 +32,7 @@ enum Command {
 pub fn run(args: &Args) -> Result<Outcome> {
     match &args.command {
         Command::Checkpoint(args) => checkpoint::run(args),
+        Command::Comm(args) => comm::run(args),
         Command::Encode(args) => encode::run(args),
         Command::Loader(args) => loader::run(args),
     }

@@ -48,7 +48,7 @@ pub struct Args {
     /// Which of the hosts this is, from 0.
     #[arg(long, value_name = "I", default_value_t = 0)]
     node: u16,
-    /// The lidit command that every rank runs: `train CONFIG ..` or `cache CONFIG --out DIR`.
+    /// The lidit command that every rank runs: `train CONFIG ..`, `cache CONFIG --out DIR` or `doctor CONFIG`.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
 }
@@ -68,8 +68,9 @@ pub fn run(args: &Args) -> Result<Outcome> {
             args.nodes
         );
     }
-    // Of the commands that ranks share, cache goes on by itself.
-    let is_cache = args.command.first().is_some_and(|command| command == "cache");
+    // Of the commands that ranks share, only training is told to go on.
+    let first = args.command.iter().find(|word| !word.starts_with('-'));
+    let is_train = first.is_some_and(|command| command == "train");
     let launch = Launch {
         program: std::env::current_exe().context("finding this binary")?,
         command: args.command.clone(),
@@ -80,7 +81,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
         grace: Duration::from_secs(args.grace),
         last_words: LAST_WORDS,
         shares_terminal: std::io::stdin().is_terminal(),
-        resume: (!is_cache).then_some("--resume"),
+        resume: is_train.then_some("--resume"),
     };
     let (code, restarts) = launch.run(&mut Signals::new([SIGINT, SIGTERM, SIGUSR1])?)?;
     let exit = match code {

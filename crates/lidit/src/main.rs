@@ -8,6 +8,7 @@ mod checkpoint;
 mod coordinate_check;
 mod data;
 mod device;
+mod doctor;
 mod encode;
 mod fetch;
 mod launch;
@@ -15,6 +16,7 @@ mod outcome;
 mod plan;
 mod quickstart;
 mod render;
+mod replay;
 mod sample;
 mod train;
 mod vae;
@@ -58,6 +60,8 @@ enum Command {
     Launch(launch::Args),
     /// Write a job script for Slurm or manifests for Kubernetes, from a launch config.
     Render(render::Args),
+    /// Look at machine, ranks, disk and a config's inputs: what will fail, before the allocation is spent.
+    Doctor(doctor::Args),
     /// Draw pictures from prompts with a trained run.
     Sample(sample::Args),
     /// Turn pictures into an autoencoder's latents and back.
@@ -70,6 +74,8 @@ enum Command {
     Chaos(chaos::Args),
     /// List, verify and fingerprint a run's checkpoints.
     Checkpoint(checkpoint::Args),
+    /// Go through one step of a run again, on one process, and name the sample and the layer that broke it.
+    Replay(replay::Args),
 }
 
 fn main() -> ExitCode {
@@ -107,12 +113,14 @@ fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
         Command::Train(args) => train::run(args),
         Command::Launch(args) => launch::run(args),
         Command::Render(args) => render::run(args),
+        Command::Doctor(args) => Ok(doctor::run(args)),
         Command::Sample(args) => sample::run(args),
         Command::Vae(args) => vae::run(args),
         Command::Bench(args) => bench::run(args),
         Command::CoordinateCheck(args) => coordinate_check::run(args),
         Command::Chaos(args) => chaos::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
+        Command::Replay(args) => replay::run(args),
     }
 }
 

@@ -28,25 +28,29 @@ pub struct Args {
     world: u64,
 }
 
-/// What `lidit plan` found.
-struct Plan {
-    params: ParameterCounts,
+/// What a run costs.
+pub struct Plan {
+    /// Trainable parameters, by part.
+    pub params: ParameterCounts,
     forward: f64,
-    memory: MemoryEstimate,
-    encoders: EncodePrice,
+    /// Of one rank's device.
+    pub memory: MemoryEstimate,
+    /// What the frozen encoders add.
+    pub encoders: EncodePrice,
 }
 
 /// Prices a run from its config, its models' headers and a sample of its captions.
 pub fn run(args: &Args) -> Result<Outcome> {
     let config = RunConfig::load(&args.config, &args.sets)?;
-    let plan = Plan::new(&config, args)?;
+    let dataset = Dataset::open(&config.data)?;
+    let sample = TokenSample::take(&config.encoders, &dataset, &fetch::resolve_model)?;
+    let plan = Plan::of(&config, sample, args.runs, args.world)?;
     Ok(Outcome::done(plan.text(&config, args)?, plan.json()))
 }
 
 impl Plan {
-    fn new(config: &RunConfig, args: &Args) -> Result<Self> {
-        let dataset = Dataset::open(&config.data)?;
-        let sample = TokenSample::take(&config.encoders, &dataset, &fetch::resolve_model)?;
+    /// Prices `config` with a sample of its captions, for a sweep of `runs` runs of `world` ranks each.
+    pub fn of(config: &RunConfig, sample: TokenSample, runs: u64, world: u64) -> Result<Self> {
         let conditioning = Conditioning {
             context_dims: sample.dims(),
             input_norm: config.encoders.input_norm,
@@ -74,7 +78,7 @@ impl Plan {
             &config.model,
             &config.train,
             params.total(),
-            args.world,
+            world,
             image,
             &sample.longest(),
             loaded,
@@ -83,7 +87,7 @@ impl Plan {
             params,
             forward,
             memory,
-            encoders: EncodePrice::new(config, sample, args.runs, 3.0 * forward),
+            encoders: EncodePrice::new(config, sample, runs, 3.0 * forward),
         })
     }
 

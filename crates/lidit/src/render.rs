@@ -47,13 +47,13 @@ struct Rendered {
 
 /// Renders, and says what comes next.
 pub fn run(args: &Args) -> Result<Outcome> {
-    let (launch, render): (_, fn(&LaunchConfig, &Path) -> Result<(Vec<Rendered>, String)>) = match &args.target {
-        Target::Slurm(launch) => (launch, slurm::render),
-        Target::Kubernetes(launch) => (launch, kubernetes::render),
-    };
+    let (Target::Slurm(launch) | Target::Kubernetes(launch)) = &args.target;
     let config = LaunchConfig::read(&launch.config)?;
-    let (rendered, next) =
-        render(&config, &launch.config).with_context(|| format!("in launch config {}", launch.config.display()))?;
+    let rendered = match &args.target {
+        Target::Slurm(_) => slurm::render(&config, &launch.config),
+        Target::Kubernetes(_) => kubernetes::render(&config, &launch.config),
+    };
+    let (rendered, next) = rendered.with_context(|| format!("in launch config {}", launch.config.display()))?;
     let beside = launch.config.parent().unwrap_or(Path::new(""));
     let folder = launch.out.as_deref().unwrap_or(beside);
     fs::create_dir_all(folder_or_here(folder)).with_context(|| format!("making {}", folder.display()))?;

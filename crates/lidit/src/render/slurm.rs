@@ -76,24 +76,25 @@ impl SlurmConfig {
 }
 
 fn script(config: &LaunchConfig, slurm: &SlurmConfig, source: &str) -> String {
-    let mut text =
-        format!("#!/bin/bash\n# Rendered by `lidit render slurm` from {source}: change that file, not this one.\n");
-    for directive in directives(config, slurm) {
-        text += &format!("#SBATCH {directive}\n");
-    }
-    text += PREPARE;
-    text += &format!("export RAYON_NUM_THREADS={}\n", config.ranks.cpus);
-    for (name, value) in &config.environment {
-        text += &format!("export {name}={}\n", quoted(value));
-    }
-    for line in &slurm.setup {
-        text += &format!("{line}\n");
-    }
-    text += RANK;
-    text += "for ((restarts = 0; ; restarts++)); do\n";
-    text += &format!("    {}\n", srun(config, slurm).join(" \\\n        "));
-    text += &ENDS.replace("MAX_RESTARTS", &config.max_restarts.to_string());
-    text
+    let title =
+        format!("#!/bin/bash\n# Rendered by `lidit render slurm` from {source}: change that file, not this one.");
+    let export = |(name, value): (&String, &String)| format!("export {name}={}", quoted(value));
+    let mut lines = vec![title];
+    lines.extend(
+        directives(config, slurm)
+            .iter()
+            .map(|directive| format!("#SBATCH {directive}")),
+    );
+    lines.extend([
+        PREPARE.to_owned(),
+        format!("export RAYON_NUM_THREADS={}", config.ranks.cpus),
+    ]);
+    lines.extend(config.environment.iter().map(export));
+    lines.extend(slurm.setup.iter().cloned());
+    lines.extend([RANK.to_owned(), "for ((restarts = 0; ; restarts++)); do".to_owned()]);
+    lines.push(format!("    {}", srun(config, slurm).join(" \\\n        ")));
+    lines.push(ENDS.replace("MAX_RESTARTS", &config.max_restarts.to_string()));
+    lines.join("\n")
 }
 
 fn directives(config: &LaunchConfig, slurm: &SlurmConfig) -> Vec<String> {
@@ -175,12 +176,11 @@ fn quoted(word: &str) -> String {
     }
 }
 
-const PREPARE: &str = r#"set -uo pipefail
+const PREPARE: &str = r"set -uo pipefail
 
 # Known to this job's ranks alone: it reaches them by their environment and is in no file.
 LIDIT_RENDEZVOUS_SECRET=$(od -An -v -tx1 -N32 /dev/urandom | tr -d ' \n')
-export LIDIT_RENDEZVOUS_SECRET
-"#;
+export LIDIT_RENDEZVOUS_SECRET";
 
 const RANK: &str = r#"
 # scancel and preemption tell this script too: then it starts nothing again.
@@ -191,8 +191,7 @@ trap 'cancelled=1' TERM
 # shellcheck disable=SC2016
 rank='trap : TERM USR1; "$@"; code=$?; case $code in 1 | 2 | 126 | 127) exit 255 ;; esac; exit $code'
 
-# Ranks that lost a peer need time to name it (no kill-on-bad-exit); one that hangs is killed once another has ended (wait).
-"#;
+# Ranks that lost a peer need time to name it (no kill-on-bad-exit); one that hangs is killed once another has ended (wait)."#;
 
 const ENDS: &str = r#"    code=$?
     if [ "$code" -eq 255 ]; then code=1; fi

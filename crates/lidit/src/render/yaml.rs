@@ -19,28 +19,25 @@ fn write(text: &mut String, value: &Value, depth: usize) {
     match value {
         Value::Object(map) => {
             for (key, value) in ordered(map) {
-                *text += &format!("{indent}{}:", scalar(&Value::from(key)));
+                text.extend([&indent, &scalar(&Value::from(key)), ":"]);
                 match value {
                     Value::Object(_) | Value::Array(_) => {
-                        *text += "\n";
+                        text.push('\n');
                         write(text, value, depth + 1);
                     }
-                    value => *text += &format!(" {}\n", scalar(value)),
+                    value => text.extend([" ", &scalar(value), "\n"]),
                 }
             }
         }
         Value::Array(list) => {
             for value in list {
                 let mut item = String::new();
-                match value {
-                    Value::Object(_) | Value::Array(_) => write(&mut item, value, depth + 1),
-                    value => item = format!("{indent}  {}\n", scalar(value)),
-                }
+                write(&mut item, value, depth + 1);
                 // The item's first line begins with its dash.
-                *text += &format!("{indent}- {}", &item[2 * (depth + 1)..]);
+                text.extend([&indent, "- ", &item[2 * (depth + 1)..]]);
             }
         }
-        value => *text += &format!("{indent}{}\n", scalar(value)),
+        value => text.extend([&indent, &scalar(value), "\n"]),
     }
 }
 
