@@ -125,7 +125,8 @@ fn a_run_killed_again_and_again_while_it_saves_has_whole_checkpoints_and_ends_al
             config.to_str().unwrap(),
             &[&["--resume"], &BUSY[..]].concat(),
         ));
-        wait_until(|| logged(&parts) > before + 1);
+        // Who has logged a third step has waited for the first save.
+        wait_until(|| logged(&parts) > before + 2);
         std::thread::sleep(dice.millis(250));
         // A killed process, or a person who presses Ctrl-C twice.
         if kill % 2 == 0 {
@@ -167,7 +168,8 @@ fn killed_ranks_leave_whole_checkpoints_and_end_alike() {
     for victim in [0, 1, 0, 1] {
         let before = logged(&parts);
         let mut launcher = two_ranks(&parts, &extra);
-        wait_until(|| logged(&parts) > before + 1);
+        // Who has logged a third step has waited for the first save.
+        wait_until(|| logged(&parts) > before + 2);
         std::thread::sleep(dice.millis(300));
         send("KILL", rank(launcher.id(), victim));
         assert_eq!(launcher.wait().unwrap().code(), Some(76));

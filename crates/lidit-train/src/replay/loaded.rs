@@ -9,6 +9,7 @@ use lidit_model::{Conditioning, LiDit};
 use super::ReplayRequest;
 use super::record::{Attempt, Record};
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint_writer::Progress;
 use crate::conditioner::Conditioner;
 use crate::config::RunConfig;
 use crate::gradients::{Ownership, add_rank, norm_of_ranks};
@@ -112,6 +113,7 @@ impl Loaded {
             device: &self.device,
             stop: &self.stop,
             fault: None,
+            saving: Progress::default(),
         }
     }
 
