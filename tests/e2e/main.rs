@@ -3,6 +3,7 @@
 
 mod audit;
 mod averages;
+mod chaos;
 mod configs;
 mod data_order;
 mod data_sets;
