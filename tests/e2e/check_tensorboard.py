@@ -37,6 +37,7 @@ CURVES = {
     "speed/images_per_s": "images_per_s",
     "speed/step_s": "step_s",
     "speed/data_wait_s": "data_wait_s",
+    "speed/save_stall_s": "save_stall_s",
 }
 SECONDS_TO_LOAD = 60
 
