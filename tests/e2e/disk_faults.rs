@@ -252,7 +252,7 @@ fn every_rank_names_the_one_that_could_not_write() {
     assert!(
         errors
             .iter()
-            .all(|line| named(&line) && line.contains("optimizer-0001")),
+            .all(|line| named(line) && line.contains("optimizer-0001")),
         "{said}"
     );
     json(&["checkpoint", "verify", dir], 0);

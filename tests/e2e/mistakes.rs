@@ -27,6 +27,7 @@ fn misspelt_keys_wrong_types_and_impossible_values_are_named() {
         ("train.precision=\"fp8\"", "train.precision"),
         ("train.global_batch=0", "train.global_batch"),
         ("train.caption_dropout=1.5", "train.caption_dropout"),
+        ("train.keep_every=15", "train.keep_every"),
         ("train.max_nonfinite=0", "train.max_nonfinite"),
         ("train.spike_zscore=-1.0", "train.spike_zscore"),
         ("model.num_heads=5", "model.num_heads"),

@@ -22,6 +22,7 @@ import os
 import shutil
 import statistics
 import subprocess
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -123,6 +124,7 @@ def main():
                 numbers = way(path)
             finally:
                 shutil.rmtree(path, ignore_errors=True)
+            print(f"turn {turn}: {name}: {[round(seconds, 2) for seconds in numbers]}", file=sys.stderr, flush=True)
             # The first turn warms up.
             if turn > 0:
                 times[name].append(numbers)

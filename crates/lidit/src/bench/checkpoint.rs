@@ -73,7 +73,7 @@ fn median(all: &mut [Duration]) -> f64 {
 
 /// A number with k, M or G behind it, or none of them.
 fn count(text: &str) -> Result<usize, String> {
-    let (digits, unit) = match text.char_indices().last() {
+    let (digits, unit) = match text.char_indices().next_back() {
         Some((at, 'k')) => (&text[..at], 1e3),
         Some((at, 'M')) => (&text[..at], 1e6),
         Some((at, 'G')) => (&text[..at], 1e9),
