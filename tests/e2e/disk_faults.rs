@@ -250,9 +250,7 @@ fn every_rank_names_the_one_that_could_not_write() {
     let errors: Vec<_> = said.lines().filter(|line| line.contains("error: ")).collect();
     assert_eq!(errors.len(), 2, "{said}");
     assert!(
-        errors
-            .iter()
-            .all(|line| named(line) && line.contains("optimizer-0001")),
+        errors.iter().all(|line| named(line) && line.contains("optimizer-0001")),
         "{said}"
     );
     json(&["checkpoint", "verify", dir], 0);

@@ -25,7 +25,7 @@ use self::network::{Namespaces, Network};
 use crate::outcome::{Exit, Outcome};
 
 /// The longest a run may need for anything beyond its deadline before it counts as hung.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Arguments of `lidit chaos`.
 #[derive(clap::Args)]
@@ -176,7 +176,7 @@ impl<'a> Chaos<'a> {
         Ok(Run {
             program: std::env::current_exe().context("finding this binary")?,
             command,
-            run_dir: self.args.out.join(name),
+            folder: self.args.out.join(name),
             logs: self.args.out.join(format!("{name}-logs")),
             network: self.network,
             ranks: usize::from(self.args.nproc),
@@ -197,7 +197,7 @@ impl<'a> Chaos<'a> {
                 rank.log().display()
             );
         }
-        End::of(&run.run_dir).context("the undisturbed run")
+        End::of(&run.folder).context("the undisturbed run")
     }
 
     fn goes_on(&self) -> bool {
@@ -286,7 +286,8 @@ impl<'a> Chaos<'a> {
             self.args.deadline
         );
         for run in &lost {
-            text += &format!("\n{}: {}", run.name, run.problem.as_deref().unwrap_or_default());
+            let problem = run.problem.as_deref().unwrap_or_default();
+            text.extend(["\n", &run.name, ": ", problem]);
         }
         Outcome {
             json: json!({
@@ -314,5 +315,5 @@ fn path_text(path: &Path) -> Result<String> {
 }
 
 fn far_future() -> Instant {
-    Instant::now() + Duration::from_secs(24 * 3600)
+    Instant::now() + Duration::from_hours(24)
 }

@@ -37,7 +37,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
     }
     let transport = world.transport().name();
     let mut text = format!("{} ranks over {transport}, {} MB of f32 each\n", world.size(), args.mb);
-    timings.iter().for_each(|timing| text.push_str(&timing.line()));
+    text.extend(timings.iter().map(Timing::line));
     let json = json!({
         "transport": transport,
         "world_size": world.size(),

@@ -27,7 +27,7 @@ pub struct Run<'a> {
     /// `train CONFIG ..`, without the run directory.
     pub command: Vec<String>,
     /// The run directory.
-    pub run_dir: PathBuf,
+    pub folder: PathBuf,
     /// Where each rank's output goes.
     pub logs: PathBuf,
     /// Where ranks live.
@@ -39,7 +39,7 @@ pub struct Run<'a> {
 /// The ranks of one attempt. Those that are left are killed when it is dropped.
 pub struct Attempt {
     ranks: Vec<Rank>,
-    run_dir: RunDir,
+    run: RunDir,
     /// Attempts that the run's history had before.
     earlier: usize,
 }
@@ -58,15 +58,15 @@ pub struct Rank {
 
 impl Run<'_> {
     /// Starts all ranks for the `number`-th time; `fault` is armed in one of them.
-    pub fn start(&self, number: u32, fault: Option<(usize, String)>) -> Result<Attempt> {
+    pub fn start(&self, number: u32, fault: Option<&(usize, String)>) -> Result<Attempt> {
         let meeting = self.network.meeting()?;
         fs::create_dir_all(&self.logs).with_context(|| format!("making {}", self.logs.display()))?;
-        fs::create_dir_all(&self.run_dir).with_context(|| format!("making {}", self.run_dir.display()))?;
-        let run_dir = RunDir::attach(&self.run_dir)?;
+        fs::create_dir_all(&self.folder).with_context(|| format!("making {}", self.folder.display()))?;
+        let own = RunDir::attach(&self.folder)?;
         let mut attempt = Attempt {
             ranks: Vec::new(),
-            earlier: started(&run_dir).len(),
-            run_dir,
+            earlier: started(&own).len(),
+            run: own,
         };
         for rank in 0..self.ranks {
             let log = self.logs.join(format!("attempt-{number}-rank-{rank}.log"));
@@ -77,7 +77,7 @@ impl Run<'_> {
             command
                 .args(&self.command)
                 .arg("--run-dir")
-                .arg(&self.run_dir)
+                .arg(&self.folder)
                 .arg("--resume")
                 .envs(place_variables(rank, rank, self.ranks))
                 .envs(meeting_variables(&meeting))
@@ -88,7 +88,7 @@ impl Run<'_> {
                 .stdout(input.try_clone()?)
                 .stderr(input)
                 .process_group(0);
-            if let Some((_, fault)) = fault.as_ref().filter(|(victim, _)| *victim == rank) {
+            if let Some((_, fault)) = fault.filter(|(victim, _)| *victim == rank) {
                 command.env(FAULT_VARIABLE, fault);
             }
             process::die_with_parent(&mut command);
@@ -118,8 +118,8 @@ impl Attempt {
             if steps == 0 {
                 break;
             }
-            if let Some(base) = started(&self.run_dir).get(self.earlier) {
-                reached = last_step(&self.run_dir.metrics()).unwrap_or(0).max(*base);
+            if let Some(base) = started(&self.run).get(self.earlier) {
+                reached = last_step(&self.run.metrics()).unwrap_or(0).max(*base);
                 if reached >= base + steps {
                     break;
                 }
@@ -201,7 +201,7 @@ impl Attempt {
 
     /// Whether the run has its result; the last thing that is written, and the first that a new attempt takes away.
     pub fn is_done(&self) -> bool {
-        self.run_dir.result().exists() && started(&self.run_dir).len() > self.earlier
+        self.run.result().exists() && started(&self.run).len() > self.earlier
     }
 
     /// The ranks, in order.

@@ -43,10 +43,10 @@ pub fn inject(
     signals: &mut Signals,
 ) -> Result<Option<Injected>> {
     let armed = (planned.fault == Fault::Nan).then(|| {
-        let step = (first_step(&run.run_dir) + planned.after_steps).min(steps);
+        let step = (first_step(&run.folder) + planned.after_steps).min(steps);
         (planned.rank, format!("nan@{step}"))
     });
-    let mut attempt = run.start(number, armed)?;
+    let mut attempt = run.start(number, armed.as_ref())?;
     let wait = if planned.fault == Fault::Nan {
         // It does it to itself.
         steps
@@ -54,7 +54,7 @@ pub fn inject(
         planned.after_steps
     };
     // Training itself takes as long as it takes.
-    let step = attempt.wait_for_steps(wait, Instant::now() + Duration::from_secs(24 * 3600), signals)?;
+    let step = attempt.wait_for_steps(wait, Instant::now() + Duration::from_hours(24), signals)?;
     thread::sleep(Duration::from_millis(planned.delay_ms));
     if attempt.is_done() {
         return Ok(None);
@@ -77,7 +77,7 @@ pub fn inject(
         .max()
         .map(|last| last.saturating_duration_since(begun).as_secs_f64());
     attempt.kill();
-    check(&attempt, planned, &run.run_dir)?;
+    check(&attempt, planned, &run.folder)?;
     Ok(Some(Injected {
         planned,
         step,
@@ -103,11 +103,11 @@ fn act(run: &Run, attempt: &mut Attempt, planned: Planned) -> Result<String> {
             if attempt.is_done() {
                 return Ok(String::new());
             }
-            return truncate(&run.run_dir, planned.choice);
+            return truncate(&run.folder, planned.choice);
         }
         Fault::Nan => {}
         Fault::DiskFull => {
-            let bytes = full_at(&run.run_dir, planned.choice);
+            let bytes = full_at(&run.folder, planned.choice);
             attempt.limit_file_size(bytes)?;
             return Ok(format!("no file may exceed {bytes} bytes"));
         }
@@ -189,11 +189,26 @@ fn check(attempt: &Attempt, planned: Planned, run_dir: &Path) -> Result<()> {
 }
 
 fn names(rank: &Rank, lost: usize) -> bool {
-    let word = |text: &str| {
-        let words: Vec<&str> = text.split(|c: char| !c.is_alphanumeric()).collect();
-        words.iter().any(|word| *word == lost.to_string())
+    rank.error().is_some_and(|error| named(&error).contains(&lost))
+}
+
+/// The ranks that an error says are lost; hosts stand in parentheses.
+fn named(error: &str) -> Vec<usize> {
+    let ends = [" failed or did not answer", " did not come"];
+    let Some(end) = ends.iter().find_map(|end| error.find(end)) else {
+        return Vec::new();
     };
-    rank.error().is_some_and(|error| error.contains("rank") && word(&error))
+    let start = error.find("rank").unwrap_or(end);
+    let mut depth = 0;
+    let outside = |letter: &char| {
+        depth += i32::from(*letter == '(');
+        let keep = depth == 0;
+        depth -= i32::from(*letter == ')');
+        keep
+    };
+    let ranks: String = error[start.min(end)..end].chars().filter(outside).collect();
+    let words = ranks.split(|letter: char| !letter.is_alphanumeric());
+    words.filter_map(|word| word.parse().ok()).collect()
 }
 
 /// Whether all ranks of an attempt that was left in peace are done.
@@ -223,5 +238,47 @@ impl fmt::Display for Injected {
             write!(f, ", named after {seconds:.1} s")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn ranks_are_read_from_errors_and_nothing_else_is() {
+        let table: [(&str, &[usize]); 5] = [
+            (
+                "error: rank 2 (on node-7) failed or did not answer in sum_f64: timed out (deadline 6.0 s)",
+                &[2],
+            ),
+            (
+                "error: step 9: ranks 0, 1 (on a1), rank 3 (on b2) failed or did not answer in max: closed",
+                &[0, 1, 3],
+            ),
+            (
+                "error: rank 1 did not come to the rendezvous at h:29500 within 4.0 s (rank 0 (on h) did): start",
+                &[1],
+            ),
+            ("error: rank 1 could not save the checkpoint of step 3", &[]),
+            ("error: rendezvous at h:1: rank 0 closed the door", &[]),
+        ];
+        for (error, ranks) in table {
+            assert_eq!(named(error), ranks, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_the_newest_checkpoint_is_cut_only_where_another_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(truncate(dir.path(), 5).unwrap().contains("no second checkpoint"));
+        for choice in [3, 5] {
+            let bytes = full_at(dir.path(), choice);
+            assert_eq!(bytes, 32 * 1024, "no records yet");
+        }
+        fs::write(dir.path().join("metrics.jsonl"), [b'x'; 1000]).unwrap();
+        assert_eq!(full_at(dir.path(), 3), 1000 + 32 * 1024);
+        assert_eq!(full_at(dir.path(), 4), 0);
     }
 }
