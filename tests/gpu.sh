@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Proves a CUDA binary on this machine's GPU: builds nothing, ends in under 8 minutes, prints one table.
-#   tests/gpu.sh check BINARY   the debug run in f32 and bf16 on the GPU, beside the same runs on the CPU; the gradient of
-#                               one step; NCCL's collectives with one rank, and with two where this GPU takes two
+#   tests/gpu.sh check BINARY   the debug run in f32 and bf16 on the GPU, beside the same runs on the CPU; gradients of
+#                               three steps; NCCL's collectives with one rank, and with two where this GPU takes two
 # Needs a driver, NVRTC and CUDA's headers: a toolkit at CUDA_PATH, or NVIDIA's Python wheels.
 set -euo pipefail
 [ $# = 2 ] && [ "$1" = check ] || { echo "usage: tests/gpu.sh check BINARY" >&2; exit 2; }
@@ -40,8 +40,8 @@ for device in cpu cuda; do
     done
 done
 
-# One step each, for its gradient.
-step=(train configs/run/debug.toml --set train.steps=1 --set train.sample_every=0)
+# Three steps each, for their gradients: in the first one most of the network has none, its gates are closed.
+step=(train configs/run/debug.toml --set train.steps=3 --set train.sample_every=0)
 run() { # NAME COMMAND..: a line of the log where it fails
     local name=$1
     shift

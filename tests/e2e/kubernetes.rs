@@ -232,5 +232,9 @@ fn an_error_of_a_ranks_own_ends_the_job_at_once() {
     };
     assert!(!job.until(|_| false), "{}", job.log());
     assert!(job.log().contains("notes.txt"), "{}", job.log());
-    assert_eq!(job.replaced, 0);
+    assert!(
+        job.counted <= 1,
+        "at most the other pod was seen to end first: {}",
+        job.log()
+    );
 }

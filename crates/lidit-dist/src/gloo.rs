@@ -195,7 +195,8 @@ impl Gloo {
         let sends: Vec<_> = self.others().map(|peer| (peer, bytemuck::cast_slice(&own))).collect();
         let mut receives = receives(self.rank, theirs.iter_mut().map(Vec::as_mut_slice));
         mesh.exchange(&sends, &mut receives, self.segment(), until)?;
-        fold_in_rank_order(values, theirs.iter().map(Vec::as_slice), fold);
+        let theirs: Vec<&[T]> = self.others().map(|peer| theirs[peer].as_slice()).collect();
+        fold_in_rank_order(values, self.rank, &theirs, fold);
         Ok(())
     }
 
@@ -215,22 +216,11 @@ impl Gloo {
             .map(|peer| (peer, bytemuck::cast_slice(parts[peer])))
             .collect();
         let peers: Vec<usize> = self.others().collect();
-        let mut summed = Vec::new();
         let len = size_of_val(own);
         mesh.exchange_and_use(&sends, &peers, len, self.segment(), until, |bytes, came| {
             let own = &mut own[bytes.start / size_of::<T>()..bytes.end / size_of::<T>()];
             let came: Vec<&[T]> = came.iter().map(|bytes| bytemuck::cast_slice(bytes)).collect();
-            for start in (0..own.len()).step_by(BLOCK) {
-                let block = start..own.len().min(start + BLOCK);
-                let own = &mut own[block.clone()];
-                summed.clear();
-                summed.extend_from_slice(own);
-                let (before, after) = came.split_at(self.rank);
-                let before = before.iter().map(|came| &came[block.clone()]);
-                let after = after.iter().map(|came| &came[block.clone()]);
-                let of_ranks = before.chain(std::iter::once(summed.as_slice())).chain(after);
-                fold_in_rank_order(own, of_ranks, &fold);
-            }
+            fold_in_rank_order(own, self.rank, &came, &fold);
         })
     }
 
@@ -359,18 +349,29 @@ fn receives<'a, T: Pod>(rank: usize, buffers: impl Iterator<Item = &'a mut [T]>)
         .collect()
 }
 
-/// `((rank 0 + rank 1) + rank 2) + ..`, element by element.
-fn fold_in_rank_order<'a, T: Pod>(
-    values: &mut [T],
-    mut of_ranks: impl Iterator<Item = &'a [T]>,
-    fold: impl Fn(T, T) -> T,
-) {
-    if let Some(first) = of_ranks.next() {
-        values.copy_from_slice(first);
-    }
-    for next in of_ranks {
-        for (value, next) in values.iter_mut().zip(next) {
-            *value = fold(*value, *next);
+/// `((rank 0 + rank 1) + rank 2) + ..`, element by element: `own` are those of `rank`, `theirs` the other ranks', in order.
+fn fold_in_rank_order<T: Pod>(own: &mut [T], rank: usize, theirs: &[&[T]], fold: impl Fn(T, T) -> T) {
+    let (before, after) = theirs.split_at(rank);
+    let mut sum = Vec::with_capacity(BLOCK);
+    for start in (0..own.len()).step_by(BLOCK) {
+        let block = start..own.len().min(start + BLOCK);
+        let own = &mut own[block.clone()];
+        if let [first, rest @ ..] = before {
+            sum.clear();
+            sum.extend_from_slice(&first[block.clone()]);
+            for next in rest {
+                for (sum, next) in sum.iter_mut().zip(&next[block.clone()]) {
+                    *sum = fold(*sum, *next);
+                }
+            }
+            for (own, sum) in own.iter_mut().zip(&sum) {
+                *own = fold(*sum, *own);
+            }
+        }
+        for next in after {
+            for (own, next) in own.iter_mut().zip(&next[block.clone()]) {
+                *own = fold(*own, *next);
+            }
         }
     }
 }

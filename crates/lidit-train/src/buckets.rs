@@ -30,7 +30,7 @@ impl Buckets {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.count
     }
 
@@ -116,10 +116,12 @@ mod tests {
             let ranges = packed(lens.iter().copied());
             let buckets = Buckets::new(ranges.clone(), elements);
             for (i, range) in ranges.iter().enumerate() {
-                let slices: Vec<usize> = (0..buckets.len()).flat_map(|bucket| buckets.slice(bucket, i)).collect();
+                let slices: Vec<usize> = (0..buckets.count())
+                    .flat_map(|bucket| buckets.slice(bucket, i))
+                    .collect();
                 assert_eq!(slices, range.clone().collect::<Vec<_>>(), "{lens:?} {elements}");
             }
-            for bucket in 0..buckets.len() {
+            for bucket in 0..buckets.count() {
                 let len: usize = buckets.slices(bucket).map(|slice| slice.len()).sum();
                 assert!(
                     len > 0 && len <= elements.max(lens.len()),

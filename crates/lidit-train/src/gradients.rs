@@ -66,7 +66,7 @@ impl Ownership {
         if !self.is_split() || self.own.is_empty() {
             return whole.collect();
         }
-        (0..self.buckets.len())
+        (0..self.buckets.count())
             .map(|bucket| self.buckets.slice(bucket, self.rank))
             .filter(|slice| !slice.is_empty())
             .map(|slice| slice.start - self.own.start..slice.end - self.own.start)
@@ -91,7 +91,7 @@ impl Ownership {
         let device = gradients.device();
         let mut own = Vec::with_capacity(self.own.len());
         overlapped(
-            self.buckets.len(),
+            self.buckets.count(),
             |bucket| self.bucket_of(&gradients, bucket),
             |bucket, summands| self.reduce_bucket(bucket, summands, world),
             |_, sums| own.extend_from_slice(&sums),
@@ -148,7 +148,7 @@ impl Ownership {
         let pieces = self.pieces().len();
         let mut all = vec![0.0; self.len];
         overlapped(
-            self.buckets.len(),
+            self.buckets.count(),
             |bucket| {
                 let values = if bucket < pieces {
                     host(&piece(bucket))

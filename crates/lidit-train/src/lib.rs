@@ -40,6 +40,7 @@ mod import;
 mod jsonl;
 mod latents;
 mod layout;
+mod local_sums;
 mod loss_bins;
 mod loss_watch;
 mod manifest;

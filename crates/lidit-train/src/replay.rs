@@ -237,6 +237,12 @@ impl Replay {
                 .into_iter()
                 .reduce(|a, b| if b.grad_norm > a.grad_norm { b } else { a })
         };
+        let samples: usize = ranks.iter().flatten().map(MicroBatch::len).sum();
+        if samples > 1 && self.samples.len() == samples {
+            let note =
+                "every sample breaks alone: it is the network, not its data (too large a rate, too narrow a type)";
+            self.notes.push(note.to_owned());
+        }
         match &first {
             None => self
                 .notes

@@ -182,7 +182,9 @@ fn gather_at_root(own: &[Tensor<1>], len: usize, ownership: &Ownership, world: &
     let is_root = world.rank() == 0;
     let values = || {
         let mut values = Vec::with_capacity(ownership.own().len());
-        own.iter().for_each(|piece| host_onto(&mut values, piece));
+        for piece in own {
+            host_onto(&mut values, piece);
+        }
         values
     };
     if !ownership.is_split() {

@@ -16,7 +16,8 @@ use crate::gradients::{Ownership, clip_factor};
 use crate::incident::MicroBatchReport;
 use crate::latents::{LatentSpace, PIXEL_CHANNELS};
 use crate::layout::{FlatGradients, FlatLayout};
-use crate::loss_bins::{BINS, LossBins};
+use crate::local_sums::LocalSums;
+use crate::loss_bins::LossBins;
 use crate::loss_watch::IncidentKind;
 use crate::sample_draws::draw;
 use crate::schedule::LrSchedule;
@@ -299,78 +300,5 @@ impl Stepper<'_> {
         })?;
         state.model = self.layout.load(&weights, train.precision, state.model.clone());
         Ok(())
-    }
-}
-
-/// Sums over samples, first of one rank, then of all.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct LocalSums {
-    /// Of the samples' losses.
-    pub loss: f64,
-    loss_bins: LossBins,
-    /// Samples that count.
-    pub usable: f64,
-    flops: f64,
-    cut: f64,
-    tokens: f64,
-    samples: SampleSum,
-    stop: f64,
-    saving: Progress,
-}
-
-impl LocalSums {
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.loss += other.loss;
-        self.loss_bins += other.loss_bins;
-        self.usable += other.usable;
-        self.flops += other.flops;
-        self.cut += other.cut;
-        self.tokens += other.tokens;
-        self.samples += other.samples;
-    }
-
-    fn over_all_ranks(self, world: &World) -> Result<Self> {
-        let SampleSum { samples, words } = self.samples;
-        let [samples, first, second] = [samples, words[0], words[1]].map(|count| count as f64);
-        let own = [self.loss, self.usable, self.flops, self.cut, self.tokens, self.stop];
-        let [loss, usable, flops, cut, tokens, stop] = own;
-        let Progress { done, failed } = self.saving;
-        let bins = self.loss_bins.numbers();
-        let mut sums = [0.0; 11 + 2 * BINS];
-        sums[..11].copy_from_slice(&[
-            loss, usable, flops, cut, tokens, stop, samples, first, second, done, failed,
-        ]);
-        sums[11..].copy_from_slice(&bins);
-        if world.size() > 1 {
-            world.sum_f64(&mut sums)?;
-        }
-        let [
-            loss,
-            usable,
-            flops,
-            cut,
-            tokens,
-            stop,
-            samples,
-            first,
-            second,
-            done,
-            failed,
-            ref bins @ ..,
-        ] = sums;
-        Ok(Self {
-            samples: SampleSum {
-                samples: samples as u64,
-                words: [first as u64, second as u64],
-            },
-            loss,
-            loss_bins: LossBins::of_numbers(bins),
-            usable,
-            flops,
-            cut,
-            tokens,
-            stop,
-            saving: Progress { done, failed },
-        })
     }
 }

@@ -15,10 +15,11 @@ use crate::config::RunConfig;
 use crate::gradients::{Ownership, add_rank, norm_of_ranks};
 use crate::latents::LatentSpace;
 use crate::layout::FlatLayout;
+use crate::local_sums::LocalSums;
 use crate::run_dir::RunDir;
 use crate::schedule::LrSchedule;
 use crate::state::{Identity, TrainState};
-use crate::step::{LocalSums, Stepper};
+use crate::step::Stepper;
 use crate::stop::Stop;
 use crate::train::{conditioner, remember};
 

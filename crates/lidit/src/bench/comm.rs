@@ -140,13 +140,15 @@ impl<'a> Bench<'a> {
         let (rank, size) = (self.world.rank(), self.world.size());
         let sum = |i| (0..size).map(|rank| Self::value(rank, i)).sum::<f32>();
         let wrong = match collective {
-            Collective::AllReduce(_) => (0..self.len).find(|&i| values[i] != sum(i)),
-            Collective::ReduceScatter(_) => self.ranges[rank].clone().find(|&i| values[i] != sum(i)),
+            Collective::AllReduce(_) => (0..self.len).find(|&i| values[i].to_bits() != sum(i).to_bits()),
+            Collective::ReduceScatter(_) => self.ranges[rank]
+                .clone()
+                .find(|&i| values[i].to_bits() != sum(i).to_bits()),
             Collective::AllGather => {
                 let owned = self.ranges.iter().enumerate();
                 owned
                     .flat_map(|(owner, range)| range.clone().map(move |i| (owner, i)))
-                    .find_map(|(owner, i)| (values[i] != Self::value(owner, i)).then_some(i))
+                    .find_map(|(owner, i)| (values[i].to_bits() != Self::value(owner, i).to_bits()).then_some(i))
             }
         };
         if let Some(i) = wrong {

@@ -1,10 +1,11 @@
 //! One attempt at a run: its ranks from their start to their ends.
 
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -46,6 +47,8 @@ pub struct Attempt {
 /// One rank's process.
 pub struct Rank {
     child: Child,
+    /// Takes what it prints to its log.
+    copier: Option<JoinHandle<()>>,
     log: PathBuf,
     /// How it ended, once it has.
     pub end: Option<ExitStatus>,
@@ -67,7 +70,9 @@ impl Run<'_> {
         };
         for rank in 0..self.ranks {
             let log = self.logs.join(format!("attempt-{number}-rank-{rank}.log"));
-            let file = File::create(&log).with_context(|| format!("making {}", log.display()))?;
+            // Not the file itself: what a rank has to say must not hang on the disk that it finds full.
+            let (output, input) = io::pipe().context("making a pipe")?;
+            let mut file = File::create(&log).with_context(|| format!("making {}", log.display()))?;
             let mut command = self.network.command(&self.program, rank);
             command
                 .args(&self.command)
@@ -80,8 +85,8 @@ impl Run<'_> {
                 .env(ATTEMPT, number.to_string())
                 .env_remove(FAULT_VARIABLE)
                 .stdin(Stdio::null())
-                .stdout(file.try_clone()?)
-                .stderr(file)
+                .stdout(input.try_clone()?)
+                .stderr(input)
                 .process_group(0);
             if let Some((_, fault)) = fault.as_ref().filter(|(victim, _)| *victim == rank) {
                 command.env(FAULT_VARIABLE, fault);
@@ -90,6 +95,11 @@ impl Run<'_> {
             let child = command.spawn().with_context(|| format!("starting rank {rank}"))?;
             attempt.ranks.push(Rank {
                 child,
+                copier: Some(thread::spawn(move || {
+                    let mut output = output;
+                    // A log that can't be written misses what the verdict will miss, too.
+                    let _ = io::copy(&mut output, &mut file);
+                })),
                 log,
                 end: None,
                 ended_at: None,
@@ -154,8 +164,7 @@ impl Attempt {
             if rank.end.is_none()
                 && let Ok(Some(end)) = rank.child.try_wait()
             {
-                rank.end = Some(end);
-                rank.ended_at = Some(Instant::now());
+                rank.ended(end);
             }
         }
         self.ranks.iter().filter(|rank| rank.end.is_some()).count()
@@ -184,8 +193,9 @@ impl Attempt {
         }
         for rank in self.ranks.iter_mut().filter(|rank| rank.end.is_none()) {
             // Killed above, so this does not wait long.
-            rank.end = rank.child.wait().ok();
-            rank.ended_at = Some(Instant::now());
+            if let Ok(end) = rank.child.wait() {
+                rank.ended(end);
+            }
         }
     }
 
@@ -207,6 +217,15 @@ impl Drop for Attempt {
 }
 
 impl Rank {
+    fn ended(&mut self, end: ExitStatus) {
+        self.end = Some(end);
+        self.ended_at = Some(Instant::now());
+        if let Some(copier) = self.copier.take() {
+            // The pipe closed with the process.
+            let _ = copier.join();
+        }
+    }
+
     /// All that it printed.
     pub fn said(&self) -> String {
         fs::read(&self.log).map_or_else(|_| String::new(), |text| String::from_utf8_lossy(&text).into_owned())

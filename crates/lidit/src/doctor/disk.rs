@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use lidit_dist::World;
-use lidit_train::{RunConfig, readable_bytes};
+use lidit_train::{RunConfig, TrainConfig, readable_bytes};
 
 use super::check::Check;
 
@@ -93,7 +93,7 @@ pub fn space(run_dir: &Path, config: &RunConfig, parameters: u64) -> Check {
     // f32: weights, one average a half-life, two moments.
     let copies = 3 + config.train.ema_half_lives.len() as u64;
     let checkpoint = 4 * parameters * copies;
-    let needed = checkpoint.saturating_mul(config.train.keep_last as u64 + 1);
+    let needed = checkpoint.saturating_mul(most_kept(&config.train));
     match rustix::fs::statvfs(&folder) {
         Ok(system) => space_verdict(checkpoint, needed, system.f_bavail.saturating_mul(system.f_frsize)),
         Err(error) => Check::failed(
@@ -104,10 +104,16 @@ pub fn space(run_dir: &Path, config: &RunConfig, parameters: u64) -> Check {
     }
 }
 
+/// The newest ones, those that are kept for good, and the one that is being written.
+fn most_kept(train: &TrainConfig) -> u64 {
+    let for_good = train.steps.checked_div(train.keep_every).unwrap_or(0);
+    (train.keep_last as u64 + 1).saturating_add(for_good)
+}
+
 fn space_verdict(checkpoint: u64, needed: u64, free: u64) -> Check {
     let [checkpoint, size, there] = [checkpoint, needed, free].map(|bytes| readable_bytes(bytes as f64));
     let found = format!("checkpoints of {checkpoint} take {size} at most, {there} are free");
-    let advice = "make room, name another --run-dir, or lower train.keep_last";
+    let advice = "make room, name another --run-dir, lower train.keep_last, or raise train.keep_every";
     let check = if needed > free {
         Check::failed("disk space", found, advice)
     } else if needed.saturating_mul(2) > free {
@@ -173,6 +179,23 @@ mod tests {
             (u64::MAX, 1, Status::Failed),
         ] {
             assert_eq!(space_verdict(10, needed, free).status, status, "{needed} of {free}");
+        }
+    }
+
+    #[test]
+    fn checkpoints_that_are_kept_for_good_count_with_the_newest() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/run/debug.toml");
+        for (sets, kept) in [
+            (["train.keep_last=2", "train.keep_every=0"], 3),
+            (["train.keep_last=2", "train.keep_every=10"], 5),
+        ] {
+            let config = RunConfig::load(&path, &sets.map(String::from)).unwrap();
+            assert_eq!(
+                most_kept(&config.train),
+                kept,
+                "{sets:?} in {} steps",
+                config.train.steps
+            );
         }
     }
 
