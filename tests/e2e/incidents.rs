@@ -149,7 +149,7 @@ fn too_many_in_a_row_end_the_run_without_a_checkpoint_and_the_count_survives_a_r
     let said = exits(faulty(&run, "nan@14", &sets), 1);
     let error = said.lines().find(|line| line.starts_with("error: ")).unwrap();
     for part in [
-        "in steps 14 to 14",
+        "in step 14,",
         "train.max_nonfinite = 1",
         "incidents/step-14.json",
         "lidit replay",

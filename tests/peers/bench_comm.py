@@ -68,8 +68,10 @@ def time_torch(mb, rounds, size):
 def time_lidit(lidit, mb, rounds, size):
     command = [lidit, "launch", "--nproc", str(size), "--"]
     command += ["bench", "comm", "--json", "--mb", str(mb), "--rounds", str(rounds)]
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    answer = json.loads(output.strip().splitlines()[-1])
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"lidit failed: {done.stderr}")
+    answer = json.loads(done.stdout.strip().splitlines()[-1])
     return {collective["name"]: collective["seconds"] for collective in answer["collectives"]}
 
 

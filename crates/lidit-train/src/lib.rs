@@ -60,6 +60,7 @@ mod sample_draws;
 mod save_bench;
 mod saved_weights;
 mod schedule;
+mod session;
 mod snapshot;
 mod staged;
 mod stages;

@@ -163,14 +163,15 @@ impl Recorder {
         let Some(lead) = &mut self.lead else { return Ok(()) };
         incident.attempt = lead.history.attempt();
         incident.write(&lead.run_dir)?;
-        match (&mut lead.metrics, incident.kind) {
-            (None, _) => Ok(()),
-            (Some(metrics), IncidentKind::NonFinite) => metrics.note(
-                "loss or gradient is not finite: the step is skipped, see incidents/",
-                "",
-            ),
-            (Some(metrics), IncidentKind::Spike) => metrics.note("the loss has a spike, see incidents/", ""),
-        }
+        let Some(metrics) = &mut lead.metrics else {
+            return Ok(());
+        };
+        let step = incident.step;
+        let what = match incident.kind {
+            IncidentKind::NonFinite => format!("step {step} is skipped: its loss or gradient is not finite"),
+            IncidentKind::Spike => format!("the loss of step {step} has a spike"),
+        };
+        metrics.note(&format!("{what}, see incidents/step-{step}.json"), "")
     }
 
     /// A step is done, `watch` has seen its loss; it is logged when its turn comes, or when it can't be trusted.
