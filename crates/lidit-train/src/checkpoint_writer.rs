@@ -24,6 +24,8 @@
 //! checkpoints are deleted after the newest was read back. When training fails for another reason while a save is
 //! written, the thread finishes its part, and rank 0 commits if it finds the lists of all others.
 
+mod desk;
+
 use std::path::Path;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
@@ -32,11 +34,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use lidit_dist::World;
 
+use self::desk::{Desk, Order, Work};
 use crate::checkpoint_folder::CheckpointFolder;
 use crate::config::{Sharding, TrainConfig};
 use crate::retention::Retention;
 use crate::snapshot::Snapshot;
-use crate::written_part::WrittenPart;
 
 /// How long a rank waits for its own thread before it tells the others how far it is.
 const POLL: Duration = Duration::from_millis(100);
@@ -92,17 +94,6 @@ enum Own {
     UnderWay,
     Done,
     Failed(String),
-}
-
-/// What the writing thread has done.
-struct Work {
-    took: Duration,
-    bytes: u64,
-}
-
-enum Order {
-    Write(Box<Snapshot>),
-    Commit,
 }
 
 impl CheckpointWriter {
@@ -309,197 +300,5 @@ impl Drop for CheckpointWriter {
     }
 }
 
-/// What the writing thread works with.
-struct Desk {
-    rank: usize,
-    /// Ranks that write files: the first ones.
-    writers: usize,
-    folder: CheckpointFolder,
-    retention: Retention,
-    written: Option<WrittenPart>,
-}
-
-impl Desk {
-    fn serve(mut self, orders: &Receiver<Order>, reports: &Sender<Result<Work, String>>) {
-        for order in orders {
-            let begun = Instant::now();
-            let report = match self.carry_out(order) {
-                Ok(bytes) => Ok(Work {
-                    took: begun.elapsed(),
-                    bytes,
-                }),
-                Err(error) => Err(format!("{error:#}")),
-            };
-            if reports.send(report).is_err() {
-                break;
-            }
-        }
-        self.save_what_is_left();
-    }
-
-    /// Bytes of the whole checkpoint, once it is one.
-    fn carry_out(&mut self, order: Order) -> Result<u64> {
-        match order {
-            Order::Write(snapshot) => {
-                self.written = Some(snapshot.write(&self.folder, self.rank)?);
-                Ok(0)
-            }
-            Order::Commit => {
-                let part = self.written.take().context("nothing is written: a bug of lidit")?;
-                self.commit(part)
-            }
-        }
-    }
-
-    fn commit(&mut self, part: WrittenPart) -> Result<u64> {
-        let step = part.step();
-        let bytes = part.commit(&self.folder, self.writers)?;
-        self.retention.prune(&self.folder, step)?;
-        Ok(bytes)
-    }
-
-    /// Training ended between writing and committing, by an error: what is whole is kept.
-    fn save_what_is_left(mut self) {
-        let Some(part) = self.written.take() else { return };
-        if self.rank > 0 || !part.is_last(&self.folder, self.writers) {
-            return;
-        }
-        let step = part.step();
-        match self.commit(part) {
-            Ok(_) => eprintln!("the checkpoint of step {step} was whole and is kept"),
-            Err(error) => eprintln!("warning: the checkpoint of step {step} could not be kept: {error:#}"),
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use std::fs;
-
-    use super::*;
-    use crate::checkpoint::Checkpoint;
-
-    fn open(dir: &Path) -> CheckpointWriter {
-        CheckpointWriter::with(dir, Retention::new(2, 0), 1, &World::solo()).unwrap()
-    }
-
-    fn steps(dir: &Path) -> Vec<u64> {
-        let all = Checkpoint::list(dir).unwrap();
-        all.iter()
-            .map(|(step, checkpoint)| {
-                checkpoint.as_ref().unwrap().verify().unwrap();
-                *step
-            })
-            .collect()
-    }
-
-    fn desk(dir: &Path, rank: usize) -> Desk {
-        Desk {
-            rank,
-            writers: 2,
-            // Both ranks of one attempt see the same folder.
-            folder: CheckpointFolder::open(dir, &World::solo()).unwrap(),
-            retention: Retention::new(2, 0),
-            written: None,
-        }
-    }
-
-    #[test]
-    fn training_goes_on_while_a_checkpoint_is_written_and_hears_of_its_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let world = World::solo();
-        let mut writer = open(dir.path());
-        assert_eq!(writer.wait(&world).unwrap(), None);
-        writer.start(Snapshot::example(3), Instant::now()).unwrap();
-        assert!(writer.start(Snapshot::example(4), Instant::now()).is_err());
-        let begun = Instant::now();
-        let saved = loop {
-            let progress = writer.progress();
-            if let Some(saved) = writer.advance(progress, &world).unwrap() {
-                break saved;
-            }
-            assert!(begun.elapsed() < Duration::from_mins(1));
-        };
-        assert_eq!(saved.step, 3);
-        let checkpoint = Checkpoint::open(&dir.path().join("step-3")).unwrap();
-        let files = &checkpoint.manifest().files;
-        assert_eq!(saved.bytes, files.iter().map(|file| file.bytes).sum::<u64>());
-        let twelve = |factor: f32| (0..12).map(|i| factor * i as f32).collect::<Vec<_>>();
-        assert_eq!(checkpoint.masters().unwrap(), twelve(1.0));
-        assert_eq!(checkpoint.ema(7).unwrap(), twelve(0.5));
-        let moments = checkpoint.moments(3..9).unwrap();
-        assert_eq!((moments.time, moments.first.as_slice()), (3, &twelve(2.0)[3..9]));
-        assert_eq!(moments.second, &twelve(3.0)[3..9]);
-        for step in 4..7 {
-            writer.start(Snapshot::example(step), Instant::now()).unwrap();
-            assert_eq!(writer.wait(&world).unwrap().unwrap().step, step);
-        }
-        assert_eq!(steps(dir.path()), [6, 5]);
-    }
-
-    #[test]
-    fn a_failed_write_says_rank_step_file_and_what_to_do_and_leaves_earlier_checkpoints() {
-        let dir = tempfile::tempdir().unwrap();
-        let world = World::solo();
-        let mut writer = open(dir.path());
-        writer.start(Snapshot::example(1), Instant::now()).unwrap();
-        writer.wait(&world).unwrap();
-        // No safetensors file can have a hole.
-        let mut snapshot = Snapshot::example(2);
-        snapshot.manifest.layout[1].offset = 9;
-        writer.start(snapshot, Instant::now()).unwrap();
-        let message = writer.wait(&world).unwrap_err().to_string();
-        for part in ["rank 0", "step 2", "model.safetensors", "--resume"] {
-            assert!(message.contains(part), "{message}");
-        }
-        drop(writer);
-        assert_eq!(steps(dir.path()), [1]);
-    }
-
-    #[test]
-    fn a_save_that_training_abandons_is_kept_when_it_is_whole() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut writer = open(dir.path());
-        writer.start(Snapshot::example(5), Instant::now()).unwrap();
-        drop(writer);
-        assert_eq!(steps(dir.path()), [5]);
-    }
-
-    #[test]
-    fn without_the_other_ranks_part_there_is_no_checkpoint() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut first, mut second) = (desk(dir.path(), 0), desk(dir.path(), 1));
-        second.folder = first.folder.clone();
-        let part = |step: u64| {
-            let mut snapshot = Snapshot::example(step);
-            let mut optimizer = snapshot.optimizer.take().unwrap();
-            optimizer.start = 12;
-            Snapshot {
-                weights: None,
-                optimizer: Some(optimizer),
-                ..snapshot
-            }
-        };
-        first.carry_out(Order::Write(Box::new(Snapshot::example(1)))).unwrap();
-        let message = format!("{:#}", first.carry_out(Order::Commit).unwrap_err());
-        assert!(
-            message.contains("rank 1") && message.contains("same folder"),
-            "{message}"
-        );
-        first.carry_out(Order::Write(Box::new(Snapshot::example(2)))).unwrap();
-        first.save_what_is_left();
-        assert_eq!(steps(dir.path()), [0; 0]);
-
-        let mut first = desk(dir.path(), 0);
-        second.folder = first.folder.clone();
-        second.carry_out(Order::Write(Box::new(part(3)))).unwrap();
-        first.carry_out(Order::Write(Box::new(Snapshot::example(3)))).unwrap();
-        second.save_what_is_left();
-        assert_eq!(steps(dir.path()), [0; 0]);
-        first.save_what_is_left();
-        assert_eq!(steps(dir.path()), [3]);
-        let whole = fs::read_dir(dir.path().join("step-3")).unwrap().count();
-        assert_eq!(whole, 5, "model, average, two optimizer parts, manifest");
-    }
-}
+mod tests;
