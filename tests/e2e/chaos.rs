@@ -53,7 +53,7 @@ fn chaos_writes_over_nothing_and_says_what_it_can_not_do() {
     assert!(refused.contains("not empty") && refused.contains("--out"), "{refused}");
     let empty = dir.path().join("empty");
     let out = empty.to_str().unwrap();
-    let refused = error(&["chaos", config.to_str().unwrap(), "--out", out, "--minutes", "-1"]);
+    let refused = error(&["chaos", config.to_str().unwrap(), "--out", out, "--minutes", "0"]);
     assert!(refused.contains("--minutes"), "{refused}");
     let refused = error(&[
         "chaos",
