@@ -293,6 +293,17 @@ const GONE: &str = "the thread that writes checkpoints has panicked; its message
 impl Drop for CheckpointWriter {
     fn drop(&mut self) {
         drop(self.orders.take());
+        if let Some(pending) = self
+            .pending
+            .as_ref()
+            .filter(|pending| matches!(pending.own, Own::UnderWay))
+        {
+            let step = pending.saved.step;
+            eprintln!(
+                "rank {}: leaves once its part of the checkpoint of step {step} is written",
+                self.rank
+            );
+        }
         if let Some(thread) = self.thread.take() {
             // Its panic has been said where it happened.
             let _ = thread.join();

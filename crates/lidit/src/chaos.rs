@@ -66,8 +66,12 @@ pub fn run(args: &Args) -> Result<Outcome> {
         args.minutes
     );
     let config = ConfigFile::read(&args.config)?.run(&sets(args))?;
-    make_empty(&args.out)?;
+    ensure!(
+        config.train.stop_after.is_none(),
+        "train.stop_after is set: take it out, runs under chaos go to their end"
+    );
     let (faults, network) = faults_and_network(args)?;
+    make_empty(&args.out)?;
     let mut chaos = Chaos {
         args,
         config: &config,

@@ -1,5 +1,7 @@
 //! Where ranks run: together on this host, or each in a network of its own whose link can be cut.
 
+use std::fs;
+use std::path::Path;
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, bail};
@@ -22,12 +24,14 @@ pub struct Namespaces {
 /// In the middle of the namespaces' own addresses; nothing outside can see them.
 const SUBNET: &str = "10.77.0";
 const PORT: u16 = 29_400;
+/// Of the names of namespaces; the process's id follows.
+const PREFIX: &str = "lidit-chaos-";
 /// An address is `SUBNET.1` and up.
 const MAX_RANKS: usize = 200;
 
 impl Network {
     /// The command that runs `program` as `rank`.
-    pub fn command(&self, program: &std::path::Path, rank: usize) -> Command {
+    pub fn command(&self, program: &Path, rank: usize) -> Command {
         match self {
             Self::Loopback => Command::new(program),
             Self::Namespaces(namespaces) => {
@@ -78,8 +82,9 @@ impl Namespaces {
         if ranks > MAX_RANKS {
             bail!("{ranks} ranks: networks can be made for at most {MAX_RANKS}");
         }
+        remove_left_over();
         let namespaces = Self {
-            name: format!("lidit-chaos-{}", std::process::id()),
+            name: format!("{PREFIX}{}", std::process::id()),
             ranks,
         };
         namespaces
@@ -130,6 +135,22 @@ impl Drop for Namespaces {
     fn drop(&mut self) {
         for name in (0..self.ranks).map(|rank| self.of(rank)).chain([self.hub()]) {
             // One that was never made is not there to be removed.
+            let _ = ip(&["netns", "del", &name]);
+        }
+    }
+}
+
+/// Removes namespaces of a chaos that was killed.
+fn remove_left_over() {
+    // Where there are none yet, there is no folder.
+    let Ok(entries) = fs::read_dir("/run/netns") else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next());
+        if process.is_some_and(|process| !Path::new("/proc").join(process).exists()) {
+            // Another chaos may be doing the same.
             let _ = ip(&["netns", "del", &name]);
         }
     }
