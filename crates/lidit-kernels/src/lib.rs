@@ -7,17 +7,28 @@
 mod attention;
 mod attention_flex;
 mod attention_mask;
+mod autodiff;
 mod flex;
 mod gated;
+mod gated_residual;
 mod gelu;
+mod layer_norm;
+mod linear;
+mod neighbours;
+mod product;
 mod rms_norm;
 mod rope;
+mod row_sums;
 mod simd;
 mod tile;
 
 pub use attention::{AttentionScores, attention, attention_reference};
 pub use attention_mask::{AttentionMask, Reach};
 pub use gated::{gated_gelu, gated_gelu_reference, gated_silu, gated_silu_reference};
+pub use gated_residual::{gated_residual, gated_residual_reference};
 pub use gelu::{gelu, gelu_reference};
+pub use layer_norm::{layer_norm, layer_norm_reference, norm_modulate, norm_modulate_reference};
+pub use linear::{linear, linear_reference};
+pub use neighbours::{neighbours, neighbours_reference};
 pub use rms_norm::{rms_norm, rms_norm_reference};
 pub use rope::{rotate, rotate_reference};
