@@ -134,6 +134,7 @@ fn train(
         stop: &stop,
         saving: Progress::default(),
         fault: None,
+        clock: None,
     };
     let probe = steps
         .first()
