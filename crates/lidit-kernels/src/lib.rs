@@ -1,5 +1,5 @@
 //! Fused operations that burn lacks, each beside its plain-burn reference; those that are trained have their own
-//! backward.
+//! backward; and the passes over flat vectors that an update makes.
 //!
 //! On the CPU (burn-flex) in f32 they run as one pass over memory on all cores; anywhere else they are their reference,
 //! which burn-fusion joins on a GPU. Results depend on the CPU's instruction set in the last bits.
@@ -8,6 +8,7 @@ mod attention;
 mod attention_flex;
 mod attention_mask;
 mod autodiff;
+mod flat_update;
 mod flex;
 mod gated;
 mod gated_residual;
@@ -18,8 +19,10 @@ mod neighbours;
 mod product;
 mod rms_norm;
 mod rope;
+mod round;
 mod row_sums;
 mod simd;
+mod sum_of_squares;
 mod tile;
 mod trained_attention;
 mod trained_attention_flex;
@@ -27,6 +30,9 @@ mod visible_keys;
 
 pub use attention::{AttentionScores, attention, attention_reference};
 pub use attention_mask::{AttentionMask, Reach};
+pub use flat_update::{
+    AdamW, FlatAverage, FlatMoments, FlatSegment, GradientScale, flat_update, flat_update_reference, updates_in_place,
+};
 pub use gated::{gated_gelu, gated_gelu_reference, gated_silu, gated_silu_reference};
 pub use gated_residual::{gated_residual, gated_residual_reference};
 pub use gelu::{gelu, gelu_reference};
@@ -35,5 +41,7 @@ pub use linear::{linear, linear_reference};
 pub use neighbours::{neighbours, neighbours_reference};
 pub use rms_norm::{rms_norm, rms_norm_reference};
 pub use rope::{rotate, rotate_reference};
+pub use round::round_to_bf16;
+pub use sum_of_squares::{SQUARES_ROW, sum_of_squares, sum_of_squares_reference};
 pub use trained_attention::{trained_attention, trained_attention_reference};
 pub use visible_keys::{MaskKind, VisibleKeys};

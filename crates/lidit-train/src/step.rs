@@ -6,6 +6,7 @@ use anyhow::Result;
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use lidit_data::{Bucket, MicroBatch, SampleSum};
 use lidit_dist::World;
+use lidit_kernels::{GradientScale, updates_in_place};
 use lidit_model::{Conditioning, ImageTokens, LiDit, LossBatch, Losses, PromptBatch, forward_flops};
 
 use crate::checkpoint_writer::Progress;
@@ -120,15 +121,15 @@ impl Stepper<'_> {
         local.saving = self.saving;
         let total = local.over_all_ranks(self.world)?;
         let usable = total.usable.max(1.0);
-        let mean = self.ownership.reduce(gradients, self.world)?.div_scalar(usable);
-        let grad_norm = self.ownership.norm(&mean, self.world)?;
+        let sum = self.ownership.reduce(gradients, self.world)?;
+        let grad_norm = self.ownership.norm(&sum, usable, self.world)?;
         self.mark(Phase::Reduce);
         let loss = total.loss / usable;
         let lr = LrSchedule::new(&self.config.train).lr(state.step);
         let finding = self.judge(state, loss, grad_norm, micro_batches)?;
         self.mark(Phase::Other);
         if grad_norm.is_finite() && loss.is_finite() {
-            self.update(state, mean, grad_norm, lr)?;
+            self.update(state, &sum, usable, grad_norm, lr)?;
         }
         self.mark(Phase::Optimizer);
         state.step += 1;
@@ -308,19 +309,31 @@ impl Stepper<'_> {
         ImageTokens { rows, columns }
     }
 
-    /// Clips the own range of the mean gradient, whose norm over all ranges is `grad_norm`, and updates.
-    pub(crate) fn update(&self, state: &mut TrainState, mean: Tensor<1>, grad_norm: f64, lr: f64) -> Result<()> {
+    /// Updates from the own range of the `sum` of gradients of `usable` samples, whose mean has the norm `grad_norm` over
+    /// all ranges: clips, updates, moves the averages.
+    pub(crate) fn update(
+        &self,
+        state: &mut TrainState,
+        sum: &Tensor<1>,
+        usable: f64,
+        grad_norm: f64,
+        lr: f64,
+    ) -> Result<()> {
         let train = &self.config.train;
-        let clipped = mean.mul_scalar(clip_factor(grad_norm, train.max_grad_norm));
-        let (optimizer, averages) = (&mut state.optimizer, &mut state.ema);
-        let gradients = self.ownership.split(&clipped);
+        let scale = GradientScale {
+            divisor: usable,
+            factor: clip_factor(grad_norm, train.max_grad_norm),
+        };
+        let sums = self.ownership.split(sum);
         let device = self.device.clone().inner();
+        if updates_in_place(&device) {
+            state.model = FlatLayout::release(state.model.clone());
+        }
+        let (optimizer, averages) = (&mut state.optimizer, &mut state.ema);
         // The weights of one piece are on their way while the next piece is updated.
         let weights = self.ownership.gather_updated(self.world, &device, |piece| {
-            let masters = optimizer.step(piece, lr, &gradients[piece]);
-            for ema in averages.iter_mut() {
-                ema.update(piece, masters, train.global_batch);
-            }
+            let samples = train.global_batch;
+            let masters = optimizer.step(piece, lr, &sums[piece], scale, averages, samples);
             masters.clone()
         })?;
         state.model = self.layout.load(&weights, train.precision, state.model.clone());
