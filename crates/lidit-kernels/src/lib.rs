@@ -5,6 +5,7 @@
 //! which burn-fusion joins on a GPU. Results depend on the CPU's instruction set in the last bits.
 
 mod attention;
+mod attention_chunks;
 mod attention_flex;
 mod attention_mask;
 mod flex;
