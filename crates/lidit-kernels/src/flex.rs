@@ -1,5 +1,7 @@
 //! Into burn's CPU tensors and back.
 
+use std::mem::MaybeUninit;
+
 use burn::backend::{DispatchDevice, Flex};
 use burn::tensor::{Bytes, DType, Shape, Tensor};
 use burn_flex::{FlexTensor, Layout};
@@ -10,6 +12,12 @@ pub const CHUNK: usize = 32 * 1024;
 /// Whether `x` is an f32 tensor of the CPU that no gradient is asked of, so that [`into_flex`] takes it.
 pub fn is_flex<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && matches!(x.device().as_dispatch(), DispatchDevice::Flex(_))
+}
+
+/// Whether `x` is an f32 tensor of the CPU, with or without gradients, so that an extension for burn-flex takes it.
+pub fn is_trained_on_flex<const D: usize>(x: &Tensor<D>) -> bool {
+    let device = x.device().without_autodiff();
+    x.dtype() == DType::F32 && matches!(device.as_dispatch(), DispatchDevice::Flex(_))
 }
 
 /// The tensor behind one that [`is_flex`].
@@ -26,6 +34,20 @@ pub fn from_flex<const D: usize>(x: FlexTensor) -> Tensor<D> {
 /// A contiguous tensor of `values`.
 pub fn new_flex(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
     FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape.into()), DType::F32)
+}
+
+/// A contiguous tensor that `fill` writes, without zeros before.
+///
+/// # Safety
+/// `fill` writes every element.
+pub unsafe fn written(shape: impl Into<Shape>, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> FlexTensor {
+    let shape = shape.into();
+    let len = shape.num_elements();
+    let mut values = Vec::with_capacity(len);
+    fill(&mut values.spare_capacity_mut()[..len]);
+    // SAFETY: there is room for them, and the caller answers for their having been written.
+    unsafe { values.set_len(len) };
+    new_flex(values, shape)
 }
 
 /// The elements of a contiguous f32 tensor.
@@ -114,5 +136,37 @@ pub mod testing {
             let off = (got - right).abs();
             assert!(off <= tolerance * (1.0 + right.abs()), "element {i}: {got} and {right}");
         }
+    }
+    /// Values and gradients of `f` and of `reference` at `inputs` are equal within `tolerance`, of 1 and of the size of the
+    /// largest gradient.
+    pub fn assert_same_gradients<const N: usize, const D: usize, const E: usize>(
+        inputs: &[Tensor<D>; N],
+        f: impl Fn([Tensor<D>; N]) -> Tensor<E>,
+        reference: impl Fn([Tensor<D>; N]) -> Tensor<E>,
+        tolerance: f32,
+    ) {
+        let (y, of_inputs) = values_and_gradients(inputs, f);
+        let (right, of_reference) = values_and_gradients(inputs, reference);
+        assert_close(y, right, tolerance);
+        for (got, right) in of_inputs.into_iter().zip(of_reference) {
+            let largest = right.clone().abs().max().into_scalar::<f32>().max(1.0);
+            assert_close(got / largest, right / largest, tolerance);
+        }
+    }
+
+    /// The result, and the gradients of the inputs for a gradient of the result that differs from element to element.
+    fn values_and_gradients<const N: usize, const D: usize, const E: usize>(
+        inputs: &[Tensor<D>; N],
+        f: impl Fn([Tensor<D>; N]) -> Tensor<E>,
+    ) -> (Tensor<E>, Vec<Tensor<D>>) {
+        let leaves = inputs.clone().map(|x| x.autodiff().require_grad());
+        let y = f(leaves.clone());
+        let weights = tensor(y.dims(), 17).autodiff();
+        let mut gradients = (y.clone() * weights).sum().backward();
+        let of = |x: Tensor<D>| {
+            x.grad_remove(&mut gradients)
+                .unwrap_or_else(|| panic!("an input has no gradient"))
+        };
+        (y.inner(), leaves.map(of).into_iter().collect())
     }
 }

@@ -1,0 +1,26 @@
+//! What the backward passes of all operations do alike.
+
+use burn::backend::Backend;
+use burn::backend::tensor::FloatTensor;
+use burn_autodiff::NodeId;
+use burn_autodiff::checkpoint::base::Checkpointer;
+use burn_autodiff::grads::Gradients;
+use burn_autodiff::ops::Ops;
+
+/// The values that a forward pass kept.
+pub fn kept<B: Backend, const N: usize>(nodes: [NodeId; N], checkpointer: &mut Checkpointer) -> [FloatTensor<B>; N] {
+    nodes.map(|node| checkpointer.retrieve_node_output::<FloatTensor<B>>(node))
+}
+
+/// Hands each parent that is tracked its gradient.
+pub fn register<B: Backend, S, const N: usize>(
+    gradients: &mut Gradients,
+    ops: Ops<S, N>,
+    of_parents: [FloatTensor<B>; N],
+) {
+    for (parent, gradient) in ops.parents.into_iter().zip(of_parents) {
+        if let Some(parent) = parent {
+            gradients.register::<B>(parent.id, gradient);
+        }
+    }
+}
