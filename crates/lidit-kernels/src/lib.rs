@@ -9,6 +9,7 @@ mod attention_chunks;
 mod attention_flex;
 mod attention_mask;
 mod autodiff;
+mod comparison;
 mod flex;
 mod gated;
 mod gated_residual;
@@ -25,6 +26,7 @@ mod tile;
 
 pub use attention::{AttentionScores, attention, attention_reference};
 pub use attention_mask::{AttentionMask, Reach};
+pub use comparison::{Comparison, Deviation, comparisons};
 pub use gated::{gated_gelu, gated_gelu_reference, gated_silu, gated_silu_reference};
 pub use gated_residual::{gated_residual, gated_residual_reference};
 pub use gelu::{gelu, gelu_reference};
