@@ -23,6 +23,9 @@ mod rope;
 mod row_sums;
 mod simd;
 mod tile;
+mod trained_attention;
+mod trained_attention_flex;
+mod visible_keys;
 
 pub use attention::{AttentionScores, attention, attention_reference};
 pub use attention_mask::{AttentionMask, Reach};
@@ -35,3 +38,5 @@ pub use linear::{linear, linear_reference};
 pub use neighbours::{neighbours, neighbours_reference};
 pub use rms_norm::{rms_norm, rms_norm_reference};
 pub use rope::{rotate, rotate_reference};
+pub use trained_attention::{trained_attention, trained_attention_reference};
+pub use visible_keys::{MaskKind, VisibleKeys};
