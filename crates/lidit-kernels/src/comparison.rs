@@ -5,9 +5,10 @@ use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use crate::attention::{AttentionScores, attention, attention_reference};
 use crate::attention_mask::{AttentionMask, Reach};
 use crate::{
-    gated_gelu, gated_gelu_reference, gated_residual, gated_residual_reference, gated_silu, gated_silu_reference, gelu,
-    gelu_reference, layer_norm, layer_norm_reference, linear, linear_reference, neighbours, neighbours_reference,
-    norm_modulate, norm_modulate_reference, rms_norm, rms_norm_reference, rotate, rotate_reference,
+    VisibleKeys, gated_gelu, gated_gelu_reference, gated_residual, gated_residual_reference, gated_silu,
+    gated_silu_reference, gelu, gelu_reference, layer_norm, layer_norm_reference, linear, linear_reference, neighbours,
+    neighbours_reference, norm_modulate, norm_modulate_reference, rms_norm, rms_norm_reference, rotate,
+    rotate_reference, trained_attention, trained_attention_reference,
 };
 
 const EPSILON: f32 = 1e-6;
@@ -117,6 +118,30 @@ pub fn comparisons() -> Vec<Comparison> {
                 |x| flat(linear_reference(x[0].axes::<3>(), x[1].axes(), x[2].axes())),
             )
         },
+        Comparison {
+            has_products: true,
+            ..trained(
+                "trained_attention",
+                &[
+                    &[&[3, 7, 2, 5], &[3, 11, 2, 5], &[3, 11, 2, 5]],
+                    &[&[2, 65, 3, 72], &[2, 70, 3, 72], &[2, 70, 3, 72]],
+                ],
+                |x| hidden_keys_attention(x, trained_attention),
+                |x| hidden_keys_attention(x, trained_attention_reference),
+            )
+        },
+        Comparison {
+            has_products: true,
+            ..trained(
+                "trained_attention (open)",
+                &[
+                    &[&[1, 1, 1, 3], &[1, 2, 1, 3], &[1, 2, 1, 3]],
+                    &[&[2, 100, 2, 72], &[2, 37, 2, 72], &[2, 37, 2, 72]],
+                ],
+                |x| flat(trained_attention(x[0].axes(), x[1].axes(), x[2].axes(), None)),
+                |x| flat(trained_attention_reference(x[0].axes(), x[1].axes(), x[2].axes(), None)),
+            )
+        },
         frozen(
             "gated_silu",
             PAIRS,
@@ -164,6 +189,20 @@ const PAIRS: &[&[&[usize]]] = &[&[&[5, 7], &[5, 7]], &[&[33, 200], &[33, 200]]];
 
 fn flat<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     x.flatten(0, D - 1)
+}
+
+/// Attention to keys of which some are hidden, and of the last row all.
+fn hidden_keys_attention(
+    x: &[Input],
+    attention: fn(Tensor<4>, Tensor<4>, Tensor<4>, Option<&VisibleKeys>) -> Tensor<4>,
+) -> Tensor<1> {
+    let [rows, keys] = [x[1].shape[0], x[1].shape[1]];
+    // Halved: scores as of normalised queries and keys.
+    let [q, k, v]: [Tensor<4>; 3] = [x[0].axes() * 0.5, x[1].axes(), x[2].axes()];
+    let valid = (0..rows * keys).map(|i| i / keys + 1 < rows && (i % keys) % 3 != 1);
+    let valid = TensorData::new(valid.collect::<Vec<bool>>(), [rows, keys]);
+    let visible = VisibleKeys::keys(Tensor::from_data(valid, &q.device()));
+    flat(attention(q, k, v, Some(&visible)))
 }
 
 type Attention =
