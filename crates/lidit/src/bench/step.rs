@@ -8,7 +8,8 @@ use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;
 use lidit_data::Dataset;
 use lidit_train::{
-    Phase, PhaseClock, Remember, RunConfig, StepBench, SyntheticShape, TokenSample, readable_bytes, readable_count,
+    Phase, PhaseClock, Remember, RunConfig, StepBench, SyntheticShape, TokenSample, VaeConfig, readable_bytes,
+    readable_count,
 };
 use serde_json::{Value, json};
 
@@ -50,7 +51,7 @@ pub struct Args {
     /// Of synthetic inputs: caption tokens in each language model, or one number for all. There is no instruction.
     #[arg(long, value_name = "COUNT,..", value_delimiter = ',', requires = "synthetic")]
     text_tokens: Vec<usize>,
-    /// Of synthetic inputs: height and width of what the network sees, latents or pixels [default: data.image_size, where
+    /// Of synthetic inputs: height and width of what the network sees, latents or pixels [default: `data.image_size`, where
     /// it sees pixels].
     #[arg(long, value_name = "SIDE", requires = "synthetic")]
     size: Option<u32>,
@@ -110,16 +111,11 @@ impl Args {
         if !self.synthetic {
             return Ok(None);
         }
-        let size = match self.size {
-            Some(size) => size,
-            None => {
-                ensure!(
-                    config.vae == lidit_train::VaeConfig::Identity,
-                    "--size: say how high and wide the latents are; the config's VAE, which would tell, is not read"
-                );
-                config.data.image_size
-            }
-        };
+        ensure!(
+            self.size.is_some() || config.vae == VaeConfig::Identity,
+            "--size: say how high and wide the latents are; the config's VAE, which would tell, is not read"
+        );
+        let size = self.size.unwrap_or(config.data.image_size);
         let text_tokens = match self.text_tokens[..] {
             [tokens] => vec![tokens; self.context_dims.len()],
             _ => self.text_tokens.clone(),
