@@ -30,6 +30,7 @@ const ALLOWED: [(&str, &[&str]); 8] = [
             "lidit-data",
             "lidit-dist",
             "lidit-encoders",
+            "lidit-kernels",
             "lidit-model",
             "lidit-train",
         ],

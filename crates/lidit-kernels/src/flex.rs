@@ -20,6 +20,18 @@ pub fn is_trained_on_flex<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && matches!(device.as_dispatch(), DispatchDevice::Flex(_))
 }
 
+/// Whether `x` is a tensor of a GPU.
+#[cfg(feature = "cuda")]
+pub fn is_on_gpu<const D: usize>(x: &Tensor<D>) -> bool {
+    matches!(x.device().without_autodiff().as_dispatch(), DispatchDevice::Cube(_))
+}
+
+/// Whether `x` is a tensor of a GPU: not in this build.
+#[cfg(not(feature = "cuda"))]
+pub fn is_on_gpu<const D: usize>(_x: &Tensor<D>) -> bool {
+    false
+}
+
 /// The tensor behind one that [`is_flex`].
 pub fn into_flex<const D: usize>(x: Tensor<D>) -> FlexTensor {
     x.try_into_primitive::<Flex>()

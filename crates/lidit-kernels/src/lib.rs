@@ -5,9 +5,11 @@
 //! which burn-fusion joins on a GPU. Results depend on the CPU's instruction set in the last bits.
 
 mod attention;
+mod attention_chunks;
 mod attention_flex;
 mod attention_mask;
 mod autodiff;
+mod comparison;
 mod flat_update;
 mod flex;
 mod gated;
@@ -30,6 +32,7 @@ mod visible_keys;
 
 pub use attention::{AttentionScores, attention, attention_reference};
 pub use attention_mask::{AttentionMask, Reach};
+pub use comparison::{Comparison, Deviation, comparisons};
 pub use flat_update::{
     AdamW, FlatAverage, FlatMoments, FlatSegment, GradientScale, flat_update, flat_update_reference, updates_in_place,
 };

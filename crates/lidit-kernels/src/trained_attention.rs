@@ -10,8 +10,9 @@ use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_flex::FlexTensor;
 
+use crate::attention_chunks::{self, Tape};
 use crate::autodiff::{kept, register};
-use crate::flex::is_trained_on_flex;
+use crate::flex::{is_on_gpu, is_trained_on_flex};
 use crate::trained_attention_flex::{backward, forward};
 use crate::visible_keys::{MaskKind, VisibleKeys};
 
@@ -34,7 +35,13 @@ pub fn trained_attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, visible: Opti
         };
         assert_eq!(visible.bias.dims(), [batch, 1, rows, num_keys], "a mask for these keys");
     }
-    if ![&q, &k, &v].into_iter().all(is_trained_on_flex) {
+    // On a GPU in the type of `v`, whichever; on the CPU there is a fused operation for f32.
+    let [q, k] = if is_on_gpu(&v) {
+        [q, k].map(|x| x.cast(v.dtype()))
+    } else {
+        [q, k]
+    };
+    if !is_on_gpu(&v) && ![&q, &k, &v].into_iter().all(is_trained_on_flex) {
         return trained_attention_reference(q, k, v, visible);
     }
     let (bias, kind) = match visible {
@@ -78,7 +85,9 @@ pub fn trained_attention_reference(
 
 /// The fused operation and its derivatives, per backend. `bias` is `[B, 1, N or 1, T]` as `kind` says, 0 for a visible
 /// key and -1e9 for a hidden one; of an open attention any number.
-#[backend_extension(Flex, Autodiff)]
+///
+/// What a backend does not have a kernel for is made of its matrix products, chunk by chunk.
+#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
 pub trait AttentionOps: Backend {
     /// The mixed values, `[B, N, H, d]`.
     fn attend(
@@ -87,15 +96,19 @@ pub trait AttentionOps: Backend {
         v: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         kind: MaskKind,
-    ) -> FloatTensor<Self>;
+    ) -> FloatTensor<Self> {
+        Self::attend_with_sums(q, k, v, bias, kind).0
+    }
     /// The same, and the logarithm of each query's sum of exponentials, f32, laid out as the backend likes.
     fn attend_with_sums(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        kind: MaskKind,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+        _kind: MaskKind,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        attention_chunks::forward::<Self>(q, k, v, bias)
+    }
     /// The gradients of queries, keys and values from what the forward pass took and gave and the gradient of `mixed`.
     #[expect(clippy::too_many_arguments, reason = "what a backward pass needs")]
     fn attend_backward(
@@ -106,9 +119,23 @@ pub trait AttentionOps: Backend {
         mixed: FloatTensor<Self>,
         sums: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
-        kind: MaskKind,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+        _kind: MaskKind,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        attention_chunks::backward(Tape::<Self> {
+            q,
+            k,
+            v,
+            bias,
+            output: mixed,
+            lse: sums,
+            gradient,
+        })
+    }
 }
+
+/// A GPU, where burn-fusion joins the steps between the matrix products.
+#[cfg(feature = "cuda")]
+impl AttentionOps for burn::backend::Cube {}
 
 impl AttentionOps for Flex {
     fn attend(q: FlexTensor, k: FlexTensor, v: FlexTensor, bias: FlexTensor, kind: MaskKind) -> FlexTensor {

@@ -1,0 +1,361 @@
+//! Every operation beside its plain-burn reference, on any device: what `lidit doctor --kernels` runs.
+
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+
+use crate::attention::{AttentionScores, attention, attention_reference};
+use crate::attention_mask::{AttentionMask, Reach};
+use crate::{
+    VisibleKeys, gated_gelu, gated_gelu_reference, gated_residual, gated_residual_reference, gated_silu,
+    gated_silu_reference, gelu, gelu_reference, layer_norm, layer_norm_reference, linear, linear_reference, neighbours,
+    neighbours_reference, norm_modulate, norm_modulate_reference, rms_norm, rms_norm_reference, rotate,
+    rotate_reference, trained_attention, trained_attention_reference,
+};
+
+const EPSILON: f32 = 1e-6;
+
+/// One operation, what it should be, and what it is tried on.
+pub struct Comparison {
+    /// Its function's name.
+    pub name: &'static str,
+    /// Whether its gradients count: it is used where something is trained.
+    pub is_trained: bool,
+    /// The types that it takes.
+    pub dtypes: &'static [FloatDType],
+    /// Whether matrix products are in it, which a GPU may make from f32 rounded to TF32.
+    pub has_products: bool,
+    /// Shapes of its inputs, a few times over: odd ones, and one that fills more than a vector register or a block.
+    inputs: &'static [&'static [&'static [usize]]],
+    operation: Function,
+    reference: Function,
+}
+
+/// How far an operation is from its reference: the largest difference, in units of the largest number of the reference.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Deviation {
+    /// Of the result.
+    pub value: f64,
+    /// Of the inputs' gradients; `None` where nothing is trained.
+    pub gradient: Option<f64>,
+}
+
+type Function = fn(&[Input]) -> Tensor<1>;
+
+/// An input of an operation.
+struct Input {
+    flat: Tensor<1>,
+    shape: &'static [usize],
+}
+
+impl Input {
+    /// With its axes.
+    fn axes<const D: usize>(&self) -> Tensor<D> {
+        let shape: [usize; D] = std::array::from_fn(|axis| self.shape[axis]);
+        self.flat.clone().reshape(shape)
+    }
+}
+
+/// All operations.
+pub fn comparisons() -> Vec<Comparison> {
+    let trained = |name, inputs, operation, reference| Comparison {
+        name,
+        is_trained: true,
+        dtypes: &[FloatDType::F32, FloatDType::BF16],
+        has_products: false,
+        inputs,
+        operation,
+        reference,
+    };
+    let frozen = |name, inputs, operation, reference| Comparison {
+        is_trained: false,
+        ..trained(name, inputs, operation, reference)
+    };
+    vec![
+        trained(
+            "gelu",
+            &[&[&[3, 5, 7]], &[&[2, 77, 193]]],
+            |x| flat(gelu(x[0].axes::<3>())),
+            |x| flat(gelu_reference(x[0].axes::<3>())),
+        ),
+        trained(
+            "layer_norm",
+            ROWS,
+            |x| flat(layer_norm(x[0].axes::<3>(), EPSILON)),
+            |x| flat(layer_norm_reference(x[0].axes::<3>(), EPSILON)),
+        ),
+        trained(
+            "norm_modulate",
+            PICTURES,
+            |x| flat(norm_modulate(x[0].axes(), x[1].axes(), x[2].axes(), EPSILON)),
+            |x| flat(norm_modulate_reference(x[0].axes(), x[1].axes(), x[2].axes(), EPSILON)),
+        ),
+        trained(
+            "gated_residual",
+            &[
+                &[&[3, 5, 7], &[3, 5, 7], &[3, 1, 7]],
+                &[&[2, 65, 200], &[2, 65, 200], &[2, 1, 200]],
+            ],
+            |x| flat(gated_residual(x[0].axes(), x[1].axes(), x[2].axes())),
+            |x| flat(gated_residual_reference(x[0].axes(), x[1].axes(), x[2].axes())),
+        ),
+        trained(
+            "rms_norm",
+            &[&[&[3, 5, 72], &[72]], &[&[7, 33, 5], &[5]]],
+            |x| flat(rms_norm(x[0].axes::<3>(), x[1].axes(), EPSILON)),
+            |x| flat(rms_norm_reference(x[0].axes::<3>(), x[1].axes(), EPSILON)),
+        ),
+        trained(
+            "neighbours",
+            &[&[&[2, 3, 5, 7]], &[&[1, 1, 1, 3]]],
+            |x| flat(neighbours(x[0].axes())),
+            |x| flat(neighbours_reference(x[0].axes())),
+        ),
+        Comparison {
+            has_products: true,
+            ..trained(
+                "linear",
+                &[&[&[3, 5, 7], &[7, 11], &[11]], &[&[2, 65, 72], &[72, 200], &[200]]],
+                |x| flat(linear(x[0].axes::<3>(), x[1].axes(), x[2].axes())),
+                |x| flat(linear_reference(x[0].axes::<3>(), x[1].axes(), x[2].axes())),
+            )
+        },
+        Comparison {
+            has_products: true,
+            ..trained(
+                "trained_attention",
+                &[
+                    &[&[3, 7, 2, 5], &[3, 11, 2, 5], &[3, 11, 2, 5]],
+                    &[&[2, 65, 3, 72], &[2, 70, 3, 72], &[2, 70, 3, 72]],
+                ],
+                |x| hidden_keys_attention(x, trained_attention),
+                |x| hidden_keys_attention(x, trained_attention_reference),
+            )
+        },
+        Comparison {
+            has_products: true,
+            ..trained(
+                "trained_attention (open)",
+                &[
+                    &[&[1, 1, 1, 3], &[1, 2, 1, 3], &[1, 2, 1, 3]],
+                    &[&[2, 100, 2, 72], &[2, 37, 2, 72], &[2, 37, 2, 72]],
+                ],
+                |x| flat(trained_attention(x[0].axes(), x[1].axes(), x[2].axes(), None)),
+                |x| flat(trained_attention_reference(x[0].axes(), x[1].axes(), x[2].axes(), None)),
+            )
+        },
+        frozen(
+            "gated_silu",
+            PAIRS,
+            |x| flat(gated_silu(x[0].axes(), x[1].axes())),
+            |x| flat(gated_silu_reference(x[0].axes(), x[1].axes())),
+        ),
+        frozen(
+            "gated_gelu",
+            PAIRS,
+            |x| flat(gated_gelu(x[0].axes(), x[1].axes())),
+            |x| flat(gated_gelu_reference(x[0].axes(), x[1].axes())),
+        ),
+        frozen(
+            "rotate",
+            &[
+                &[&[2, 7, 3, 10], &[7, 5], &[7, 5]],
+                &[&[3, 33, 2, 64], &[99, 32], &[99, 32]],
+            ],
+            |x| flat(rotate(x[0].axes(), x[1].axes(), x[2].axes())),
+            |x| flat(rotate_reference(x[0].axes(), x[1].axes(), x[2].axes())),
+        ),
+        Comparison {
+            has_products: true,
+            // Its masks are f32.
+            dtypes: &[FloatDType::F32],
+            ..frozen(
+                "attention (frozen)",
+                &[
+                    &[&[2, 7, 6, 10], &[2, 7, 3, 10], &[2, 7, 3, 10]],
+                    &[&[3, 65, 4, 64], &[3, 65, 1, 64], &[3, 65, 1, 64]],
+                ],
+                |x| frozen_attention(x, attention),
+                |x| frozen_attention(x, attention_reference),
+            )
+        },
+    ]
+}
+
+const ROWS: &[&[&[usize]]] = &[&[&[3, 5, 7]], &[&[2, 33, 200]]];
+const PICTURES: &[&[&[usize]]] = &[
+    &[&[3, 5, 7], &[3, 1, 7], &[3, 1, 7]],
+    &[&[2, 33, 200], &[2, 1, 200], &[2, 1, 200]],
+];
+const PAIRS: &[&[&[usize]]] = &[&[&[5, 7], &[5, 7]], &[&[33, 200], &[33, 200]]];
+
+fn flat<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    x.flatten(0, D - 1)
+}
+
+/// Attention to keys of which some are hidden, and of the last row all.
+fn hidden_keys_attention(
+    x: &[Input],
+    attention: fn(Tensor<4>, Tensor<4>, Tensor<4>, Option<&VisibleKeys>) -> Tensor<4>,
+) -> Tensor<1> {
+    let [rows, keys] = [x[1].shape[0], x[1].shape[1]];
+    // Halved: scores as of normalised queries and keys.
+    let [q, k, v]: [Tensor<4>; 3] = [x[0].axes() * 0.5, x[1].axes(), x[2].axes()];
+    let valid = (0..rows * keys).map(|i| i / keys + 1 < rows && (i % keys) % 3 != 1);
+    let valid = TensorData::new(valid.collect::<Vec<bool>>(), [rows, keys]);
+    let visible = VisibleKeys::keys(Tensor::from_data(valid, &q.device()));
+    flat(attention(q, k, v, Some(&visible)))
+}
+
+type Attention =
+    fn(Tensor<4>, Tensor<4>, Tensor<4>, Option<[Tensor<3>; 2]>, &AttentionScores, &AttentionMask) -> Tensor<4>;
+
+/// Causal attention of rows each a token shorter than the one before, without the results of padding, which mean nothing.
+fn frozen_attention(x: &[Input], attention: Attention) -> Tensor<1> {
+    let [rows, len] = [x[0].shape[0], x[0].shape[1]];
+    let scores = AttentionScores {
+        scale: (x[0].shape[3] as f32).sqrt().recip(),
+        softcap: None,
+        bias: None,
+    };
+    let reach = Reach {
+        causal: true,
+        window: None,
+    };
+    let mask = AttentionMask::new(reach, (0..rows).map(|row| len - row).collect(), vec![0; rows]);
+    let mixed = attention(x[0].axes(), x[1].axes(), x[2].axes(), None, &scores, &mask);
+    let rows = (0..rows).map(|row| flat(mixed.clone().narrow(0, row, 1).narrow(1, 0, len - row)));
+    Tensor::cat(rows.collect(), 0)
+}
+
+impl Comparison {
+    /// Runs the operation on `device`, which has no autodiff, with inputs of type `dtype`, and its reference on the CPU in
+    /// f32 with the same inputs.
+    pub fn run(&self, device: &Device, dtype: FloatDType) -> Deviation {
+        let mut deviation = Deviation {
+            value: 0.0,
+            gradient: self.is_trained.then_some(0.0),
+        };
+        for shapes in self.inputs {
+            let got = self.results(self.operation, shapes, device, dtype, dtype);
+            let right = self.results(self.reference, shapes, &Device::flex(), dtype, FloatDType::F32);
+            for (i, (got, right)) in got.iter().zip(&right).enumerate() {
+                let off = largest_difference(got, right);
+                match &mut deviation.gradient {
+                    Some(gradient) if i > 0 => *gradient = gradient.max(off),
+                    _ => deviation.value = deviation.value.max(off),
+                }
+            }
+        }
+        deviation
+    }
+
+    /// The result, and where something is trained the inputs' gradients; inputs are rounded to `rounded`, then `dtype`.
+    fn results(
+        &self,
+        function: Function,
+        shapes: &[&'static [usize]],
+        device: &Device,
+        rounded: FloatDType,
+        dtype: FloatDType,
+    ) -> Vec<Vec<f32>> {
+        let inputs: Vec<Input> = shapes
+            .iter()
+            .enumerate()
+            .map(|(seed, shape)| {
+                let values = Tensor::<1>::from_data(numbers(shape.iter().product(), seed), device);
+                let values = values.cast(rounded).cast(dtype);
+                let flat = if self.is_trained {
+                    values.autodiff().require_grad()
+                } else {
+                    values
+                };
+                Input { flat, shape }
+            })
+            .collect();
+        let result = function(&inputs);
+        if !self.is_trained {
+            return vec![host(result)];
+        }
+        // A gradient that differs from element to element.
+        let weights = Tensor::<1>::from_data(numbers(result.dims()[0], 17), device)
+            .cast(rounded)
+            .cast(dtype);
+        let mut gradients = (result.clone() * weights.autodiff()).sum().backward();
+        let mut found = vec![host(result.inner())];
+        found.extend(inputs.into_iter().map(|input| {
+            let gradient = input.flat.grad_remove(&mut gradients);
+            gradient.map_or_else(Vec::new, host)
+        }));
+        found
+    }
+}
+
+/// Numbers in -2..2 without a pattern in any axis.
+fn numbers(len: usize, seed: usize) -> TensorData {
+    let number = |i: usize| ((i + 31 * seed + 1) * 7919 % 4001) as f32 / 1000.25 - 2.0;
+    TensorData::new((0..len).map(number).collect::<Vec<_>>(), [len])
+}
+
+fn host(x: Tensor<1>) -> Vec<f32> {
+    x.cast(FloatDType::F32).into_data().iter::<f32>().collect()
+}
+
+/// The largest difference in units of the largest number of `right`; infinite where one of them is no number.
+fn largest_difference(got: &[f32], right: &[f32]) -> f64 {
+    let all_finite = got.iter().chain(right).all(|x| x.is_finite());
+    if !all_finite || got.len() != right.len() {
+        return f64::INFINITY;
+    }
+    let largest = right.iter().fold(f32::MIN_POSITIVE, |largest, x| largest.max(x.abs()));
+    let off = got
+        .iter()
+        .zip(right)
+        .fold(0.0_f32, |off, (a, b)| off.max((a - b).abs()));
+    f64::from(off / largest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_equals_its_reference() {
+        for comparison in comparisons() {
+            for &dtype in comparison.dtypes {
+                let tolerance = if dtype == FloatDType::F32 { 1e-5 } else { 4e-2 };
+                let off = comparison.run(&Device::flex(), dtype);
+                let worst = off.value.max(off.gradient.unwrap_or(0.0));
+                assert!(worst <= tolerance, "{} in {dtype:?}: {off:?}", comparison.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_wrong_operation_is_found() {
+        let mut wrong = comparisons().remove(0);
+        wrong.operation = |x| flat(gelu(x[0].axes::<3>()) * 1.001);
+        let off = wrong.run(&Device::flex(), FloatDType::F32);
+        assert!(
+            off.value > 5e-4 && off.gradient.is_some_and(|gradient| gradient > 5e-4),
+            "{off:?}"
+        );
+        assert!(largest_difference(&[f32::NAN], &[1.0]).is_infinite());
+        assert!(largest_difference(&[], &[1.0]).is_infinite());
+    }
+
+    #[test]
+    fn every_exported_operation_is_listed() {
+        let exported = include_str!("lib.rs");
+        let names: Vec<_> = comparisons().iter().map(|comparison| comparison.name).collect();
+        let references = exported
+            .split([',', '{', '}', ';', ' ', '\n'])
+            .filter_map(|word| word.strip_suffix("_reference"));
+        let references: Vec<_> = references.collect();
+        assert!(references.len() > 8);
+        for name in references {
+            assert!(
+                names.iter().any(|listed| listed.starts_with(name)),
+                "{name} is in no row of the table"
+            );
+        }
+    }
+}
