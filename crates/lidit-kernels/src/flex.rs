@@ -120,11 +120,15 @@ pub mod testing {
     use burn::tensor::{Device, Tensor, TensorData};
 
     /// Numbers in -2..2 without a pattern in any axis.
-    pub fn tensor<const D: usize>(shape: [usize; D], seed: usize) -> Tensor<D> {
-        let len = shape.iter().product::<usize>();
-        let values: Vec<f32> = (0..len)
+    pub fn numbers(len: usize, seed: usize) -> Vec<f32> {
+        (0..len)
             .map(|i| ((i + 31 * seed) * 7919 % 4001) as f32 / 1000.25 - 2.0)
-            .collect();
+            .collect()
+    }
+
+    /// [`numbers`] in a tensor.
+    pub fn tensor<const D: usize>(shape: [usize; D], seed: usize) -> Tensor<D> {
+        let values = numbers(shape.iter().product(), seed);
         Tensor::from_data(TensorData::new(values, shape), &Device::flex())
     }
 
