@@ -3,6 +3,7 @@
 
 mod audit;
 mod averages;
+mod bench;
 mod chaos;
 mod configs;
 mod data_order;

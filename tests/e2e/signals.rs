@@ -35,7 +35,7 @@ pub fn rank(launcher: u32, rank: usize) -> u32 {
     pids.find(|&pid| is_it(pid)).expect("no such rank")
 }
 
-fn send(signal: &str, pid: u32) {
+pub fn send(signal: &str, pid: u32) {
     let sent = Command::new("kill")
         .args([&format!("-{signal}"), &pid.to_string()])
         .status();

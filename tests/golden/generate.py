@@ -120,7 +120,7 @@ def make_layers():
     f = File("modulation", 10)
     c, x, y = f.input("c", 2, D), f.input("x", 2, 3, D), f.input("y", 2, 3, D)
     shift, scale, gate = f.module(lt.Modulation(D))(c)
-    f.output("before", x * (1 + scale) + shift)
+    f.output("before", lt.layer_norm(x) * (1 + scale) + shift)
     f.output("after", x + gate * y)
     f.save()
     f = File("timestep", 11)

@@ -2,12 +2,12 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use lidit_kernels::VisibleKeys;
 
-use crate::attention::{AttentionMask, CrossAttention, SelfAttention};
+use crate::attention::{CrossAttention, SelfAttention};
 use crate::config::ModelConfig;
 use crate::mlp::Mlp;
 use crate::modulation::Modulation;
-use crate::norm::layer_norm;
 
 /// Self-attention, cross-attention to the text and feed-forward, each with shift and scale before and a gate after
 /// (section 3). The identity at the start.
@@ -47,20 +47,18 @@ impl LiDitBlock {
         x: Tensor<3>,
         conditioning: Tensor<2>,
         text: Tensor<3>,
-        text_mask: Option<&AttentionMask>,
+        text_mask: Option<&VisibleKeys>,
     ) -> Tensor<3> {
         let m = self.self_attention_modulation.forward(conditioning.clone());
-        let y = self.self_attention.forward(m.before(layer_norm(x.clone())), None);
+        let y = self.self_attention.forward(m.before(x.clone()), None);
         let x = m.after(x, y);
 
         let m = self.cross_attention_modulation.forward(conditioning.clone());
-        let y = self
-            .cross_attention
-            .forward(m.before(layer_norm(x.clone())), text, text_mask);
+        let y = self.cross_attention.forward(m.before(x.clone()), text, text_mask);
         let x = m.after(x, y);
 
         let m = self.mlp_modulation.forward(conditioning);
-        let y = self.mlp.forward(m.before(layer_norm(x.clone())));
+        let y = self.mlp.forward(m.before(x.clone()));
         m.after(x, y)
     }
 }
@@ -75,7 +73,7 @@ mod tests {
     fn block_matches_pytorch() {
         let golden = Golden::open("block");
         let block = golden.load(LiDitBlock::zeros(&tiny(), &Device::flex()));
-        let mask = AttentionMask::keys(golden.mask("in.valid"));
+        let mask = VisibleKeys::keys(golden.mask("in.valid"));
         let y = block.forward(
             golden.tensor("in.x"),
             golden.tensor("in.c"),

@@ -2,8 +2,9 @@
 
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Tensor};
+use lidit_kernels::VisibleKeys;
 
-use crate::attention::{AttentionMask, CrossAttention};
+use crate::attention::CrossAttention;
 use crate::config::ModelConfig;
 use crate::mlp::Mlp;
 use crate::modulation::Modulation;
@@ -55,14 +56,8 @@ impl CollaborativeRefiner {
             .enumerate()
             .map(|(i, branch)| {
                 let others = Tensor::cat(all_but(i, &normalised), 1); // [B, sum of the other T, D]
-                let mask = AttentionMask::keys(Tensor::cat(all_but(i, valid), 1));
-                branch.forward(
-                    states[i].clone(),
-                    normalised[i].clone(),
-                    &conditioning[i],
-                    others,
-                    &mask,
-                )
+                let mask = VisibleKeys::keys(Tensor::cat(all_but(i, valid), 1));
+                branch.forward(states[i].clone(), &conditioning[i], others, &mask)
             })
             .collect()
     }
@@ -79,20 +74,13 @@ impl CollaborativeBranch {
         }
     }
 
-    fn forward(
-        &self,
-        x: Tensor<3>,
-        normalised: Tensor<3>,
-        conditioning: &Tensor<2>,
-        others: Tensor<3>,
-        mask: &AttentionMask,
-    ) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, conditioning: &Tensor<2>, others: Tensor<3>, mask: &VisibleKeys) -> Tensor<3> {
         let m = self.cross_attention_modulation.forward(conditioning.clone());
-        let y = self.cross_attention.forward(m.before(normalised), others, Some(mask));
+        let y = self.cross_attention.forward(m.before(x.clone()), others, Some(mask));
         let x = m.after(x, y);
 
         let m = self.mlp_modulation.forward(conditioning.clone());
-        let y = self.mlp.forward(m.before(layer_norm(x.clone())));
+        let y = self.mlp.forward(m.before(x.clone()));
         m.after(x, y)
     }
 }

@@ -2,11 +2,12 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Tensor};
+use lidit_kernels::norm_modulate;
 
 use crate::linear::Linear;
 use crate::mlp::silu;
-use crate::modulation::{shift_and_scale, split};
-use crate::norm::layer_norm;
+use crate::modulation::split;
+use crate::norm::EPSILON;
 
 /// Norm, shift and scale, projection to patches (`DiT`'s). Zero at the start, so that the first prediction is zero.
 #[derive(Module, Debug)]
@@ -30,7 +31,7 @@ impl FinalLayer {
     pub fn forward(&self, x: Tensor<3>, conditioning: Tensor<2>) -> Tensor<3> {
         let [shift, scale] = split(self.modulation.forward(silu(conditioning)));
         self.linear
-            .forward(shift_and_scale(layer_norm(x), shift, scale))
+            .forward(norm_modulate(x, shift, scale, EPSILON))
             .cast(FloatDType::F32)
     }
 }

@@ -40,7 +40,7 @@ mod timestep;
 mod timestep_density;
 mod timestep_shift;
 
-pub use attention::{AttentionMask, CrossAttention, QkNorm, SelfAttention, attention};
+pub use attention::{CrossAttention, QkNorm, SelfAttention};
 pub use block::LiDitBlock;
 pub use collaborative::{CollaborativeBranch, CollaborativeRefiner};
 pub use config::{
@@ -52,6 +52,7 @@ pub use diffusion::{BetaSchedule, Diffusion};
 pub use final_layer::FinalLayer;
 pub use initialize::initialize;
 pub use lidit::{Encoded, LiDit, PromptBranch};
+pub use lidit_kernels::VisibleKeys;
 pub use linear::Linear;
 pub use loss_weighting::LossWeighting;
 pub use mlp::{Mlp, silu};

@@ -2,8 +2,8 @@
 
 use burn::module::Module;
 use burn::tensor::{Bool, Device, FloatDType, Tensor};
+use lidit_kernels::VisibleKeys;
 
-use crate::attention::AttentionMask;
 use crate::block::LiDitBlock;
 use crate::collaborative::CollaborativeRefiner;
 use crate::config::{Conditioning, Fusion, InputNorm, ModelConfig, Pooling, RefinerAttention};
@@ -126,7 +126,7 @@ impl LiDit {
     pub fn forward(&self, x: Tensor<4>, timesteps: Tensor<1>, prompts: &[PromptBatch]) -> Tensor<4> {
         let encoded = self.encode(timesteps, prompts);
         let grid = self.grid(&x);
-        let mask = AttentionMask::keys(encoded.caption);
+        let mask = VisibleKeys::keys(encoded.caption);
         let mut x = self.embed(x, grid); // [B, N, D]
         for block in &self.blocks {
             x = block.forward(x, encoded.conditioning.clone(), encoded.text.clone(), Some(&mask));
@@ -206,10 +206,10 @@ impl LiDit {
     }
 
     /// What a token of a refiner sees.
-    pub(crate) fn refiner_mask(&self, prompt: &PromptBatch) -> AttentionMask {
+    pub(crate) fn refiner_mask(&self, prompt: &PromptBatch) -> VisibleKeys {
         match self.refiner_attention {
-            RefinerAttention::Full => AttentionMask::keys(prompt.valid.clone()),
-            RefinerAttention::Causal => AttentionMask::causal_keys(prompt.valid.clone()),
+            RefinerAttention::Full => VisibleKeys::keys(prompt.valid.clone()),
+            RefinerAttention::Causal => VisibleKeys::causal_keys(prompt.valid.clone()),
         }
     }
 

@@ -1,8 +1,8 @@
 //! `Linear`: a matrix product in the precision of its weight.
 
 use burn::module::{Module, Param, ParamId};
-use burn::tensor::module::linear;
 use burn::tensor::{Device, Shape, Tensor};
+use lidit_kernels::linear;
 
 /// `y = x W + b`, computed in the type of `W`.
 ///
@@ -28,7 +28,7 @@ impl Linear {
     /// Maps the last axis: `[.., in]` to `[.., out]`, in the weight's type.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let weight = self.weight.val();
-        linear(x.cast(weight.dtype()), weight, Some(self.bias.val()))
+        linear(x.cast(weight.dtype()), weight, self.bias.val())
     }
 }
 

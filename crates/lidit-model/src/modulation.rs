@@ -2,9 +2,11 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Tensor};
+use lidit_kernels::{gated_residual, norm_modulate};
 
 use crate::linear::Linear;
 use crate::mlp::silu;
+use crate::norm::EPSILON;
 
 /// Shift, scale and gate of one sublayer, from the conditioning vector (section 3). Starts at zero, so that the
 /// sublayer starts as the identity.
@@ -43,14 +45,14 @@ impl Modulation {
 }
 
 impl Modulated {
-    /// `x * (1 + scale) + shift` on a normalised input `[B, N, D]`.
-    pub fn before(&self, normalised: Tensor<3>) -> Tensor<3> {
-        shift_and_scale(normalised, self.shift.clone(), self.scale.clone())
+    /// `layer_norm(x) * (1 + scale) + shift` of a sublayer's input `[B, N, D]`, f32.
+    pub fn before(&self, x: Tensor<3>) -> Tensor<3> {
+        norm_modulate(x, self.shift.clone(), self.scale.clone(), EPSILON)
     }
 
     /// `residual + gate * y`, in f32.
     pub fn after(self, residual: Tensor<3>, y: Tensor<3>) -> Tensor<3> {
-        residual + y.cast(FloatDType::F32) * self.gate
+        gated_residual(residual, y.cast(FloatDType::F32), self.gate)
     }
 }
 
@@ -76,11 +78,6 @@ impl Gate {
             .cast(FloatDType::F32)
             .unsqueeze_dim(1)
     }
-}
-
-/// `x * (1 + scale) + shift`; `x` is `[B, N, D]`, the others `[B, 1, D]`.
-pub(crate) fn shift_and_scale(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>) -> Tensor<3> {
-    x * scale.add_scalar(1.0) + shift
 }
 
 /// Cuts `[B, K * D]` into K vectors `[B, 1, D]`, f32.

@@ -6,7 +6,7 @@ use burn::tensor::{Device, FloatDType, Tensor};
 use crate::linear::lazy_zeros;
 
 /// Added under every root of this crate's norms (open; `HunyuanVideo`'s value).
-const EPSILON: f32 = 1e-6;
+pub(crate) const EPSILON: f32 = 1e-6;
 
 /// Largest feature of a token of unit RMS that [`clipped_rms_norm`] lets pass; one in 370 of a normal token's is larger.
 const MAX_FEATURE: f32 = 3.0;
@@ -28,7 +28,7 @@ impl RmsNorm {
 
     /// Normalises the last axis of `[.., features]`; the result is f32.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        rms_norm(x) * self.gain.val().unsqueeze()
+        lidit_kernels::rms_norm(x.cast(FloatDType::F32), self.gain.val(), EPSILON)
     }
 }
 
@@ -46,9 +46,7 @@ pub fn clipped_rms_norm<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 /// `(x - mean(x)) / sqrt(var(x) + 1e-6)` over the last axis, in f32, without gain and offset: modulation brings both.
 pub fn layer_norm<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let x = x.cast(FloatDType::F32);
-    let mean = x.clone().mean_dim(D - 1); // [.., 1]
-    rms_norm(x - mean)
+    lidit_kernels::layer_norm(x.cast(FloatDType::F32), EPSILON)
 }
 
 #[cfg(test)]

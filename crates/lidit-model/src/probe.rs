@@ -1,8 +1,8 @@
 //! The forward pass part by part, to see where it breaks.
 
 use burn::tensor::{FloatDType, Tensor};
+use lidit_kernels::VisibleKeys;
 
-use crate::attention::AttentionMask;
 use crate::lidit::LiDit;
 use crate::prompts::PromptBatch;
 
@@ -43,7 +43,7 @@ impl LiDit {
         watch("collaborative", text.clone().flatten(0, 2));
 
         let grid = self.grid(&x);
-        let mask = AttentionMask::keys(caption);
+        let mask = VisibleKeys::keys(caption);
         let x = self.patchify.forward(x); // [B, N, D]
         watch("patchify", x.clone().flatten(0, 2));
         let mut x = self.res_block.forward(x, grid);

@@ -4,8 +4,8 @@ use std::num::NonZeroUsize;
 
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Gradients, Tensor};
+use lidit_kernels::VisibleKeys;
 
-use crate::attention::AttentionMask;
 use crate::block::LiDitBlock;
 use crate::lidit::{LiDit, Steering};
 use crate::prompts::PromptBatch;
@@ -77,7 +77,7 @@ struct TextPass {
     /// `[B, sum of T, D]`.
     text: Tensor<3>,
     /// Which of them are captions'.
-    mask: AttentionMask,
+    mask: VisibleKeys,
 }
 
 impl TextPass {
@@ -95,7 +95,7 @@ impl TextPass {
             steering,
             refined,
             text: cut(text),
-            mask: AttentionMask::keys(caption),
+            mask: VisibleKeys::keys(caption),
         }
     }
 
@@ -149,7 +149,7 @@ struct Inputs<'a> {
     conditioning: Tensor<2>,
     /// `[B, sum of T, D]`.
     text: Tensor<3>,
-    mask: &'a AttentionMask,
+    mask: &'a VisibleKeys,
 }
 
 impl Inputs<'_> {

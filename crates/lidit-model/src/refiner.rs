@@ -2,8 +2,9 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Tensor};
+use lidit_kernels::{VisibleKeys, gated_residual};
 
-use crate::attention::{AttentionMask, SelfAttention};
+use crate::attention::SelfAttention;
 use crate::config::{ModelConfig, RefinerGate};
 use crate::mlp::Mlp;
 use crate::modulation::Gate;
@@ -43,7 +44,7 @@ impl TokenRefiner {
     }
 
     /// `x` `[B, T, D]` and `conditioning` `[B, D]` to `[B, T, D]`, f32.
-    pub fn forward(&self, x: Tensor<3>, conditioning: &Tensor<2>, mask: &AttentionMask) -> Tensor<3> {
+    pub fn forward(&self, x: Tensor<3>, conditioning: &Tensor<2>, mask: &VisibleKeys) -> Tensor<3> {
         self.blocks
             .iter()
             .fold(x, |x, block| block.forward(x, conditioning, mask))
@@ -67,19 +68,19 @@ impl RefinerBlock {
     }
 
     /// `x` `[B, T, D]` and `conditioning` `[B, D]` to `[B, T, D]`, f32.
-    pub fn forward(&self, x: Tensor<3>, conditioning: &Tensor<2>, mask: &AttentionMask) -> Tensor<3> {
+    pub fn forward(&self, x: Tensor<3>, conditioning: &Tensor<2>, mask: &VisibleKeys) -> Tensor<3> {
         let y = self.attention.forward(layer_norm(x.clone()), Some(mask));
-        let x = x + gated(self.attention_gate.as_ref(), y, conditioning);
+        let x = gated(x, y, self.attention_gate.as_ref(), conditioning);
         let y = self.mlp.forward(layer_norm(x.clone()));
-        x + gated(self.mlp_gate.as_ref(), y, conditioning)
+        gated(x, y, self.mlp_gate.as_ref(), conditioning)
     }
 }
 
-fn gated(gate: Option<&Gate>, y: Tensor<3>, conditioning: &Tensor<2>) -> Tensor<3> {
+fn gated(x: Tensor<3>, y: Tensor<3>, gate: Option<&Gate>, conditioning: &Tensor<2>) -> Tensor<3> {
     let y = y.cast(FloatDType::F32);
     match gate {
-        Some(gate) => y * gate.forward(conditioning.clone()),
-        None => y,
+        Some(gate) => gated_residual(x, y, gate.forward(conditioning.clone())),
+        None => x + y,
     }
 }
 
@@ -111,8 +112,8 @@ mod tests {
             let golden = Golden::open(name);
             let valid = golden.mask("in.valid");
             let mask = match name {
-                "refiner_causal" => AttentionMask::causal_keys(valid),
-                _ => AttentionMask::keys(valid),
+                "refiner_causal" => VisibleKeys::causal_keys(valid),
+                _ => VisibleKeys::keys(valid),
             };
             let refiner = refiner(&golden, blocks, gate);
             golden.check(
@@ -124,7 +125,7 @@ mod tests {
     }
 
     /// How far each of five tokens moves when the last one is changed.
-    fn reach_of_the_last_token(mask: impl Fn(Tensor<2, Bool>) -> AttentionMask) -> Vec<f32> {
+    fn reach_of_the_last_token(mask: impl Fn(Tensor<2, Bool>) -> VisibleKeys) -> Vec<f32> {
         let golden = Golden::open("refiner_full");
         let refiner = refiner(&golden, 2, RefinerGate::Adaptive);
         let x = golden.tensor::<3>("in.x").slice_dim(0, 0..1);
@@ -143,9 +144,9 @@ mod tests {
 
     #[test]
     fn a_late_token_reaches_an_early_one_unless_the_mask_is_causal() {
-        let full = reach_of_the_last_token(AttentionMask::keys);
+        let full = reach_of_the_last_token(VisibleKeys::keys);
         assert!(full.iter().all(|&moved| moved > 1e-2), "full attention: {full:?}");
-        let causal = reach_of_the_last_token(AttentionMask::causal_keys);
+        let causal = reach_of_the_last_token(VisibleKeys::causal_keys);
         assert_eq!(causal[..4].to_vec(), vec![0.0; 4], "causal attention");
         assert!(causal[4] > 1e-2);
     }

@@ -1,9 +1,8 @@
 //! The convolutional block that tells tokens where they are.
 
 use burn::module::{Module, Param};
-use burn::tensor::module::linear;
-use burn::tensor::ops::PadMode;
 use burn::tensor::{Device, FloatDType, Tensor};
+use lidit_kernels::{linear, neighbours};
 
 use crate::linear::lazy_zeros;
 use crate::mlp::silu;
@@ -33,16 +32,10 @@ impl Conv3x3 {
     /// `[B, h, w, D]` to `[B, h, w, D]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let weight = self.weight.val();
-        let [b, h, w, d] = x.dims();
-        let padded = x
-            .cast(weight.dtype())
-            .pad([(0, 0), (1, 1), (1, 1), (0, 0)], PadMode::Constant(0.0)); // [B, h + 2, w + 2, D]
-        let neighbours = (0..9)
-            .map(|i| (i / 3, i % 3))
-            .map(|(row, column)| padded.clone().slice([0..b, row..row + h, column..column + w, 0..d]))
-            .collect();
+        let [.., d] = x.dims();
+        let x = neighbours(x.cast(weight.dtype())); // [B, h, w, 9 * in]
         let weight = weight.permute([2, 3, 1, 0]).reshape([9 * d, d]); // [9 * in, out]
-        linear(Tensor::cat(neighbours, 3), weight, Some(self.bias.val()))
+        linear(x, weight, self.bias.val())
     }
 }
 

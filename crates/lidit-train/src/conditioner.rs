@@ -4,15 +4,16 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
-use lidit_data::{LoadedStep, LoaderConfig, Wanted};
+use lidit_data::{LoadedStep, LoaderConfig, MicroBatch, Wanted};
 use lidit_encoders::{EncoderSpec, LlmConfig, PromptEncoder, PromptStates};
 use lidit_model::{Conditioning, PromptBatch, PromptRow, TextTokens};
 
 use crate::cache;
-use crate::config::EncodersConfig;
+use crate::config::{EncodersConfig, TrainConfig};
 use crate::features::FeatureStore;
+use crate::synthetic::SyntheticInputs;
 
 /// Prompts encoded at once when a set is encoded ahead.
 const CHUNK: usize = 16;
@@ -44,6 +45,8 @@ enum Source {
     },
     /// What they said before.
     Features(Box<FeatureStore>),
+    /// Nobody: their states are made up.
+    Synthetic(SyntheticInputs),
 }
 
 /// Reads the headers of one of the language models of `config`, which lies at `path`.
@@ -91,6 +94,11 @@ impl Conditioner {
         Self::new(Source::Features(Box::new(store)), device)
     }
 
+    /// Makes states up, and pictures with them; nothing is loaded.
+    pub(crate) fn synthetic(inputs: SyntheticInputs, device: &Device) -> Self {
+        Self::new(Source::Synthetic(inputs), device)
+    }
+
     fn new(source: Source, device: &Device) -> Self {
         let device = device.clone().without_autodiff();
         Self { source, device }
@@ -110,6 +118,7 @@ impl Conditioner {
         match &self.source {
             Source::Models { encoders, .. } => encoders.iter().map(|encoder| fingerprint(encoder.spec())).collect(),
             Source::Features(store) => Ok(store.fingerprints()),
+            Source::Synthetic(_) => bail!("made-up states have no fingerprint"),
         }
     }
 
@@ -138,7 +147,7 @@ impl Conditioner {
     /// Starts to read a rank's steps ahead, where states are read.
     pub fn start(&mut self, config: LoaderConfig) -> Result<()> {
         match &mut self.source {
-            Source::Models { .. } => Ok(()),
+            Source::Models { .. } | Source::Synthetic(_) => Ok(()),
             Source::Features(store) => store.start(config),
         }
     }
@@ -147,8 +156,16 @@ impl Conditioner {
     /// that stand for their pictures can't be used.
     pub fn next_step(&mut self, step: &mut LoadedStep) -> Result<()> {
         match &mut self.source {
-            Source::Models { .. } => Ok(()),
+            Source::Models { .. } | Source::Synthetic(_) => Ok(()),
             Source::Features(store) => store.next_step(step),
+        }
+    }
+
+    /// The micro-batches of a step that is made up; none but [`synthetic`](Self::synthetic) ones make them.
+    pub(crate) fn made_up(&self, step: u64, train: &TrainConfig) -> Result<Vec<MicroBatch>> {
+        match &self.source {
+            Source::Synthetic(inputs) => Ok(inputs.step(step, train)),
+            Source::Models { .. } | Source::Features(_) => bail!("this run's steps come from its data"),
         }
     }
 
@@ -165,6 +182,7 @@ impl Conditioner {
     pub fn latents(&self, ids: &[u64], shape: [usize; 4]) -> Result<Option<Vec<f32>>> {
         match &self.source {
             Source::Features(store) if store.has_latents() => store.latents(ids, shape).map(Some),
+            Source::Synthetic(inputs) => Ok(Some(inputs.pictures(ids))),
             _ => Ok(None),
         }
     }
@@ -177,6 +195,10 @@ impl Conditioner {
                 let samples = ids.iter().zip(captions);
                 let prompts = samples.map(|(id, caption)| store.sample(*id, caption).map(Arc::new));
                 Ok(self.lay_out(&prompts.collect::<Result<Vec<_>>>()?))
+            }
+            Source::Synthetic(inputs) => {
+                let prompts: Vec<Prompt> = ids.iter().map(|id| inputs.prompt(*id)).collect();
+                Ok(self.lay_out(&prompts))
             }
         }
     }
@@ -197,6 +219,7 @@ impl Conditioner {
                 let prompts = captions.iter().map(|caption| store.prompt(caption).map(Arc::new));
                 prompts.collect::<Result<_>>()?
             }
+            Source::Synthetic(inputs) => (0..captions.len() as u64).map(|sample| inputs.prompt(sample)).collect(),
         };
         Ok(self.lay_out(&prompts))
     }
@@ -221,6 +244,7 @@ impl Conditioner {
         match &self.source {
             Source::Models { encoders, .. } => encoders.iter().map(PromptEncoder::dim).collect(),
             Source::Features(store) => store.dims(),
+            Source::Synthetic(inputs) => inputs.dims().to_vec(),
         }
     }
 }

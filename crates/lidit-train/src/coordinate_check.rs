@@ -7,7 +7,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use lidit_data::{Dataset, Loader, LoaderConfig, MicroBatch, Share, Wanted};
 use lidit_dist::World;
-use lidit_model::{AttentionMask, LiDit, Parametrization, PromptBatch};
+use lidit_model::{LiDit, Parametrization, PromptBatch, VisibleKeys};
 
 use crate::checkpoint_writer::Progress;
 use crate::conditioner::Conditioner;
@@ -134,6 +134,7 @@ fn train(
         stop: &stop,
         saving: Progress::default(),
         fault: None,
+        clock: None,
     };
     let probe = steps
         .first()
@@ -185,7 +186,7 @@ fn activations(
     ];
     let [_, _, height, width] = x.dims();
     let p = model.patchify.patch_size;
-    let mask = AttentionMask::keys(encoded.caption);
+    let mask = VisibleKeys::keys(encoded.caption);
     let mut x = model
         .res_block
         .forward(model.patchify.forward(x.clone()), [height / p, width / p]);

@@ -146,6 +146,11 @@ impl TokenSample {
         self.llm.iter().map(|llm| llm.dim).collect()
     }
 
+    /// What all encoders compute for a caption behind the prefix, on average.
+    pub fn flops_per_caption(&self) -> f64 {
+        self.llm.iter().map(|llm| llm.flops_per_caption).sum()
+    }
+
     /// Every sampled caption's tokens, one an encoder.
     pub fn tokens(&self) -> &[Vec<TextTokens>] {
         &self.tokens
@@ -237,7 +242,7 @@ impl EncodePrice {
     pub fn new(config: &RunConfig, sample: TokenSample, runs: u64, flops_per_image: f64) -> Self {
         let seen = (config.train.steps * config.train.global_batch as u64) as f64;
         let prefix: f64 = sample.llm.iter().map(|llm| llm.prefix_flops as f64).sum();
-        let caption: f64 = sample.llm.iter().map(|llm| llm.flops_per_caption).sum();
+        let caption = sample.flops_per_caption();
         let state_bytes: f64 = sample
             .llm
             .iter()

@@ -18,6 +18,9 @@ pub const PIXEL_CHANNELS: usize = 3;
 /// The fingerprint of [`VaeConfig::Identity`].
 pub const PIXELS: &str = "identity";
 
+/// The fingerprint of [`LatentSpace::Given`].
+const GIVEN: &str = "given";
+
 /// Pixels that a VAE encodes or decodes at once: 16 pictures of 256 x 256. Bounds memory, whatever the micro-batch.
 const PIXELS_AT_ONCE: usize = 1 << 20;
 
@@ -66,6 +69,11 @@ pub enum LatentSpace {
     Pixels,
     /// Latents.
     Kl(Box<KlSpace>),
+    /// Latents of so many channels that are at hand; there is nothing to make them with.
+    Given {
+        /// Of them.
+        channels: usize,
+    },
 }
 
 /// A VAE that is ready to work.
@@ -104,7 +112,7 @@ impl LatentSpace {
     /// Pixels along one side of a latent.
     pub fn factor(&self) -> usize {
         match self {
-            Self::Pixels => 1,
+            Self::Pixels | Self::Given { .. } => 1,
             Self::Kl(kl) => kl.vae.factor(),
         }
     }
@@ -114,6 +122,7 @@ impl LatentSpace {
         match self {
             Self::Pixels => PIXEL_CHANNELS,
             Self::Kl(kl) => kl.vae.latent_channels(),
+            Self::Given { channels } => *channels,
         }
     }
 
@@ -122,6 +131,7 @@ impl LatentSpace {
         match self {
             Self::Pixels => PIXELS,
             Self::Kl(kl) => &kl.fingerprint,
+            Self::Given { .. } => GIVEN,
         }
     }
 
@@ -149,7 +159,7 @@ impl LatentSpace {
     /// scaled.
     pub fn encode(&self, pictures: Tensor<4>) -> Tensor<4> {
         match self {
-            Self::Pixels => pictures,
+            Self::Pixels | Self::Given { .. } => pictures,
             Self::Kl(kl) => {
                 let [_, _, height, width] = pictures.dims();
                 in_parts(pictures, height * width, |part| kl.vae.encode_tiled(part, kl.tiling))
@@ -160,7 +170,7 @@ impl LatentSpace {
     /// `[B, C, h, w]` to `[B, 3, h * f, w * f]`, about [-1, 1] and not clamped, without autodiff.
     pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
         match self {
-            Self::Pixels => latents,
+            Self::Pixels | Self::Given { .. } => latents,
             Self::Kl(kl) => {
                 let [_, _, height, width] = latents.dims();
                 let factor = self.factor();

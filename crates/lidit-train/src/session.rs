@@ -198,6 +198,7 @@ impl<'a> Session<'a> {
             stop,
             saving: self.writer.progress(),
             fault: self.fault,
+            clock: None,
         }
         .step(&mut self.state, micro_batches)
     }

@@ -19,6 +19,7 @@ use crate::layout::{FlatGradients, FlatLayout};
 use crate::local_sums::LocalSums;
 use crate::loss_bins::LossBins;
 use crate::loss_watch::IncidentKind;
+use crate::phase_clock::{Phase, PhaseClock};
 use crate::sample_draws::draw;
 use crate::schedule::LrSchedule;
 use crate::state::TrainState;
@@ -48,6 +49,8 @@ pub struct Stepper<'a> {
     pub saving: Progress,
     /// What this rank breaks on purpose.
     pub fault: Option<Fault>,
+    /// Who wants to know where the time goes.
+    pub clock: Option<&'a PhaseClock>,
 }
 
 /// What a step says of itself; the same on every rank, but for the micro-batches of a finding.
@@ -119,12 +122,15 @@ impl Stepper<'_> {
         let usable = total.usable.max(1.0);
         let mean = self.ownership.reduce(gradients, self.world)?.div_scalar(usable);
         let grad_norm = self.ownership.norm(&mean, self.world)?;
+        self.mark(Phase::Reduce);
         let loss = total.loss / usable;
         let lr = LrSchedule::new(&self.config.train).lr(state.step);
         let finding = self.judge(state, loss, grad_norm, micro_batches)?;
+        self.mark(Phase::Other);
         if grad_norm.is_finite() && loss.is_finite() {
             self.update(state, mean, grad_norm, lr)?;
         }
+        self.mark(Phase::Optimizer);
         state.step += 1;
         Ok(StepStats {
             finding,
@@ -160,6 +166,7 @@ impl Stepper<'_> {
                 None => gradient,
             });
             local.add(&sums);
+            self.mark(Phase::Reduce);
         }
         // A rank without a sample still takes part in the reduction.
         let gradients = gradients.unwrap_or_else(|| Tensor::zeros([self.layout.len()], &self.device.clone().inner()));
@@ -197,8 +204,12 @@ impl Stepper<'_> {
         let train = &self.config.train;
         let image = self.image(batch.size);
         let tokens = image.rows * image.columns;
-        let drawn = draw(batch, self.images(batch)?, tokens, train.seed, train.caption_dropout);
+        let images = self.images(batch)?;
+        self.mark(Phase::Encode);
+        let drawn = draw(batch, images, tokens, train.seed, train.caption_dropout);
+        self.mark(Phase::Other);
         let prompts = self.conditioner.condition_samples(&batch.ids, &drawn.captions)?;
+        self.mark(Phase::Encode);
         let (losses, gradient) = self.loss_and_gradient(&state.model, &drawn.batch, &prompts.batches);
         // One transfer for all numbers.
         let numbers = Tensor::cat(vec![losses.sum.inner(), losses.each], 0).into_data();
@@ -213,6 +224,7 @@ impl Stepper<'_> {
             samples: SampleSum::of_batch(batch),
             ..LocalSums::default()
         };
+        self.mark(Phase::Other);
         Ok((gradient, sums))
     }
 
@@ -227,7 +239,11 @@ impl Stepper<'_> {
         let objective = &self.config.objective;
         let noised = objective.noise(batch);
         let (input, timesteps) = (noised.input.clone(), noised.timesteps.clone());
-        let losses_of = |prediction| objective.loss_of(&noised, prediction, &batch.weights);
+        let losses_of = |prediction| {
+            let losses = objective.loss_of(&noised, prediction, &batch.weights);
+            self.mark(Phase::Forward);
+            losses
+        };
         let losses = match NonZeroUsize::new(self.config.train.recompute_blocks) {
             None => {
                 let losses = losses_of(model.forward(input, timesteps, prompts));
@@ -243,7 +259,16 @@ impl Stepper<'_> {
                 model.backward_in_segments(input, timesteps, prompts, blocks, losses, take)
             }
         };
-        (losses, gradients.into_flat(&self.device.clone().inner()))
+        let flat = gradients.into_flat(&self.device.clone().inner());
+        self.mark(Phase::Backward);
+        (losses, flat)
+    }
+
+    /// What was done since the last mark was `phase`.
+    fn mark(&self, phase: Phase) {
+        if let Some(clock) = self.clock {
+            clock.mark(phase);
+        }
     }
 
     /// Whether this rank wants `step` to be the last of this attempt.

@@ -3,7 +3,10 @@
 mod checkpoint;
 mod comm;
 mod encode;
+mod gemm;
 mod loader;
+mod memory;
+mod step;
 
 use anyhow::Result;
 
@@ -26,6 +29,8 @@ enum Command {
     Encode(encode::Args),
     /// Images a second from a config's data.
     Loader(loader::Args),
+    /// What a training step takes, and where its time goes.
+    Step(step::Args),
 }
 
 /// Runs one of them.
@@ -35,5 +40,6 @@ pub fn run(args: &Args) -> Result<Outcome> {
         Command::Comm(args) => comm::run(args),
         Command::Encode(args) => encode::run(args),
         Command::Loader(args) => loader::run(args),
+        Command::Step(args) => step::run(args),
     }
 }

@@ -114,6 +114,7 @@ impl Loaded {
             device: &self.device,
             stop: &self.stop,
             fault: None,
+            clock: None,
             saving: Progress::default(),
         }
     }

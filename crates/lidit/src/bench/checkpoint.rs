@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use lidit_train::{SaveBench, readable_bytes};
+use lidit_train::{SaveBench, Stop, readable_bytes};
 use serde_json::json;
 
 use crate::outcome::Outcome;
@@ -15,7 +15,8 @@ pub struct Args {
     /// Parameters of the state, of which masters, two moments and one average are saved: 16 bytes each.
     #[arg(long, value_name = "COUNT", default_value = "100M", value_parser = count)]
     params: usize,
-    /// The folder to write in, on the disk in question; what is written there is removed.
+    /// The folder to write in, on the disk in question; what is written there is removed, after Ctrl-C too (once the
+    /// save or read under way has ended; a second Ctrl-C ends at once and leaves it).
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
     /// Times that it is saved and read, after a first one that is not counted.
@@ -26,13 +27,21 @@ pub struct Args {
 /// Saves with training's writer, in an otherwise idle process.
 pub fn run(args: &Args) -> Result<Outcome> {
     ensure!(args.rounds > 0, "--rounds must be at least 1");
+    let stop = Stop::on_signals()?;
+    let go_on = || {
+        ensure!(!stop.is_requested(), "stopped by a signal: what was written is removed");
+        Ok(())
+    };
     let folder = args.dir.join(format!("lidit-bench-{}", std::process::id()));
     let mut bench = SaveBench::new(&folder, args.params)?;
+    go_on()?;
     bench.save()?;
     let (mut stalls, mut writes, mut verifies, mut loads) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut bytes = 0;
     for _ in 0..args.rounds {
+        go_on()?;
         let saved = bench.save()?;
+        go_on()?;
         let read = bench.read()?;
         bytes = saved.bytes;
         stalls.push(saved.stall);

@@ -8,6 +8,7 @@ use lidit_data::{Dataset, Loader, LoaderConfig, Share, Wanted};
 use lidit_train::RunConfig;
 use serde_json::json;
 
+use crate::bench::memory::peak_rss_bytes;
 use crate::outcome::Outcome;
 
 /// Arguments of `lidit bench loader`.
@@ -74,12 +75,4 @@ pub fn run(args: &Args) -> Result<Outcome> {
             "peak_rss_bytes": peak,
         }),
     ))
-}
-
-/// The most memory that this process has had, where the system tells.
-fn peak_rss_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(kib * 1024)
 }
