@@ -1,11 +1,12 @@
 //! The types in which numbers lie in memory; all computing is in f32.
 
-use burn::tensor::bf16;
+use burn::tensor::{Element, bf16};
+use bytemuck::Pod;
 
 /// A number that becomes f32 and comes from it.
-pub trait Number: Copy + Send + Sync + 'static {
+pub trait Number: Element + Pod {
     /// Exact.
-    fn to_f32(self) -> f32;
+    fn wide(self) -> f32;
 
     /// The nearest, ties to even.
     fn from_f32(x: f32) -> Self;
@@ -19,7 +20,7 @@ pub trait Number: Copy + Send + Sync + 'static {
 
 impl Number for f32 {
     #[inline(always)]
-    fn to_f32(self) -> f32 {
+    fn wide(self) -> f32 {
         self
     }
 
@@ -40,7 +41,7 @@ impl Number for f32 {
 
 impl Number for bf16 {
     #[inline(always)]
-    fn to_f32(self) -> f32 {
+    fn wide(self) -> f32 {
         f32::from_bits(u32::from(self.to_bits()) << 16)
     }
 
@@ -75,7 +76,7 @@ mod tests {
                 let x = f32::from_bits(u32::from(high) << 16 | low);
                 let right = bf16::from_f32(x);
                 assert_eq!(<bf16 as Number>::from_f32(x).to_bits(), right.to_bits(), "{x:e}");
-                assert_eq!(Number::to_f32(right).to_bits(), right.to_f32().to_bits(), "{x:e}");
+                assert_eq!(Number::wide(right).to_bits(), right.to_f32().to_bits(), "{x:e}");
             }
         }
     }
