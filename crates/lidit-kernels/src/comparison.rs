@@ -115,7 +115,14 @@ pub fn comparisons() -> Vec<Comparison> {
                 "linear",
                 &[&[&[3, 5, 7], &[7, 11], &[11]], &[&[2, 65, 72], &[72, 200], &[200]]],
                 |x| flat(linear(x[0].axes::<3>(), x[1].axes(), x[2].axes())),
-                |x| flat(linear_reference(x[0].axes::<3>(), x[1].axes(), x[2].axes())),
+                |x| {
+                    flat(linear_reference(
+                        x[0].axes::<3>(),
+                        x[1].axes(),
+                        x[2].axes(),
+                        FloatDType::F32,
+                    ))
+                },
             )
         },
         Comparison {

@@ -38,7 +38,7 @@ pub fn sum_of_squares_reference(x: &Tensor<1>, divisor: f64) -> f64 {
         let columns = SQUARES_ROW.min(end - start);
         let rows = squares
             .clone()
-            .slice([start..end])
+            .narrow(0, start, end - start)
             .reshape([(end - start) / columns, columns]);
         rows.sum_dim(1).into_data().iter::<f32>().map(f64::from).sum()
     });

@@ -190,7 +190,7 @@ mod tests {
             let mut bench = StepBench::synthetic(config, &Device::flex(), &shape).unwrap();
             let address = |x: &Tensor<1>| x.clone().try_into_primitive::<Flex>().unwrap().bytes().as_ptr();
             let addresses = |state: &TrainState| {
-                let averages = state.ema.iter().flat_map(|ema| ema.weights());
+                let averages = state.ema.iter().flat_map(crate::ema::Ema::weights);
                 let vectors = state.optimizer.masters().iter().chain(averages);
                 vectors.map(address).collect::<Vec<_>>()
             };
