@@ -1,8 +1,8 @@
 //! Fused operations that burn lacks, each beside its plain-burn reference; those that are trained have their own
 //! backward.
 //!
-//! On the CPU (burn-flex) in f32 they run as one pass over memory on all cores; anywhere else they are their reference,
-//! which burn-fusion joins on a GPU. Results depend on the CPU's instruction set in the last bits.
+//! On the CPU (burn-flex) in f32 they run as one pass over memory on all cores. On a GPU those that are trained keep their
+//! own backward, made of the backend's operations, which burn-fusion joins. Anything else is the reference. Results depend on the CPU's instruction set in the last bits.
 
 mod attention;
 mod attention_chunks;
@@ -10,6 +10,7 @@ mod attention_flex;
 mod attention_mask;
 mod autodiff;
 mod comparison;
+mod composed;
 mod flex;
 mod gated;
 mod gated_residual;

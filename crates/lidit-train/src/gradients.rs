@@ -234,24 +234,49 @@ pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
 /// Sum of squares in an order that does not depend on threads: rows first, each a sequential sum, then the row sums.
 /// (burn-flex's `sum` of 4 Mi elements or more is a parallel one.)
 pub(crate) fn sum_of_squares(values: &Tensor<1>) -> f64 {
-    let [len] = values.dims();
-    let whole = len / ROW * ROW;
-    let squares = values.clone() * values.clone();
-    let mut sum = 0.0;
-    if whole > 0 {
-        let rows = squares
-            .clone()
-            .narrow(0, 0, whole)
-            .reshape([whole / ROW, ROW])
-            .sum_dim(1)
-            .reshape([whole / ROW]);
-        sum += host(&rows).into_iter().map(f64::from).sum::<f64>();
+    let squares = RowSquares::of(values);
+    let numbers: Vec<f32> = squares.parts().iter().flat_map(host).collect();
+    squares.sum(&numbers)
+}
+
+/// What [`sum_of_squares`] adds up, while it is on the device.
+pub(crate) struct RowSquares {
+    /// The sums of whole rows.
+    rows: Option<Tensor<1>>,
+    /// The squares that fill no row.
+    rest: Option<Tensor<1>>,
+}
+
+impl RowSquares {
+    /// Of the squares of `values`.
+    pub fn of(values: &Tensor<1>) -> Self {
+        let [len] = values.dims();
+        let whole = len / ROW * ROW;
+        let squares = values.clone() * values.clone();
+        let rows = (whole > 0).then(|| {
+            let rows = squares.clone().narrow(0, 0, whole).reshape([whole / ROW, ROW]);
+            rows.sum_dim(1).reshape([whole / ROW])
+        });
+        let rest = (whole < len).then(|| squares.narrow(0, whole, len - whole));
+        Self { rows, rest }
     }
-    if whole < len {
-        let rest = host(&squares.narrow(0, whole, len - whole));
-        sum += rest.into_iter().map(f64::from).sum::<f64>();
+
+    /// What must be read: sums of rows, then single squares.
+    pub fn parts(&self) -> Vec<Tensor<1>> {
+        self.rows.iter().chain(&self.rest).cloned().collect()
     }
-    sum
+
+    /// The sum, from the numbers of [`parts`](Self::parts).
+    pub fn sum(&self, numbers: &[f32]) -> f64 {
+        let num_rows = self.rows.as_ref().map_or(0, |rows| rows.dims()[0]);
+        let (rows, rest) = numbers.split_at(num_rows);
+        let sum = |numbers: &[f32]| numbers.iter().map(|&number| f64::from(number)).sum::<f64>();
+        match (rows.is_empty(), rest.is_empty()) {
+            (false, false) => sum(rows) + sum(rest),
+            (false, true) => sum(rows),
+            (true, _) => sum(rest),
+        }
+    }
 }
 
 #[cfg(test)]
