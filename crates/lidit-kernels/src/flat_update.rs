@@ -199,7 +199,7 @@ fn fused(
 ) -> Tensor<1> {
     let mut masters = sole_owner(into_flex(masters));
     let sum = into_flex(sum.clone()).to_contiguous();
-    let mut averaged: Vec<FlexTensor> = averages.iter_mut().map(|average| take(average.weights)).collect();
+    let mut moving: Vec<FlexTensor> = averages.iter_mut().map(|average| take(average.weights)).collect();
     for segment in segments {
         let range = segment.range.clone();
         let (time, mut first, mut second) = match segment.moments.take() {
@@ -217,7 +217,7 @@ fn fused(
         let shares = averages
             .iter()
             .map(|average| [average.keep as f32, (1.0 - average.keep) as f32]);
-        let averages: Vec<_> = averaged
+        let averages: Vec<_> = moving
             .iter_mut()
             .map(|average| &mut values_mut(average)[range.clone()])
             .zip(shares)
@@ -236,7 +236,7 @@ fn fused(
             second: from_flex(second),
         });
     }
-    for (average, weights) in averages.iter_mut().zip(averaged) {
+    for (average, weights) in averages.iter_mut().zip(moving) {
         *average.weights = from_flex(weights);
     }
     from_flex(masters)
