@@ -5,10 +5,11 @@ use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use crate::attention::{AttentionScores, attention, attention_reference};
 use crate::attention_mask::{AttentionMask, Reach};
 use crate::{
-    VisibleKeys, gated_gelu, gated_gelu_reference, gated_residual, gated_residual_reference, gated_silu,
-    gated_silu_reference, gelu, gelu_reference, layer_norm, layer_norm_reference, linear, linear_reference, neighbours,
-    neighbours_reference, norm_modulate, norm_modulate_reference, rms_norm, rms_norm_reference, rotate,
-    rotate_reference, trained_attention, trained_attention_reference,
+    AdamW, FlatAverage, FlatSegment, GradientScale, SQUARES_ROW, VisibleKeys, flat_update, flat_update_reference,
+    gated_gelu, gated_gelu_reference, gated_residual, gated_residual_reference, gated_silu, gated_silu_reference, gelu,
+    gelu_reference, layer_norm, layer_norm_reference, linear, linear_reference, neighbours, neighbours_reference,
+    norm_modulate, norm_modulate_reference, rms_norm, rms_norm_reference, rotate, rotate_reference, sum_of_squares,
+    sum_of_squares_reference, trained_attention, trained_attention_reference,
 };
 
 const EPSILON: f32 = 1e-6;
@@ -142,6 +143,24 @@ pub fn comparisons() -> Vec<Comparison> {
                 |x| flat(trained_attention_reference(x[0].axes(), x[1].axes(), x[2].axes(), None)),
             )
         },
+        Comparison {
+            dtypes: &[FloatDType::F32],
+            ..frozen(
+                "sum_of_squares",
+                &[&[&[77]], &[&[2 * SQUARES_ROW + 5]]],
+                |x| one_number(x, sum_of_squares(&x[0].flat, 3.0)),
+                |x| one_number(x, sum_of_squares_reference(&x[0].flat, 3.0)),
+            )
+        },
+        Comparison {
+            dtypes: &[FloatDType::F32],
+            ..frozen(
+                "flat_update",
+                &[&[&[77], &[77]], &[&[9001], &[9001]]],
+                |x| updated(x, flat_update),
+                |x| updated(x, flat_update_reference),
+            )
+        },
         frozen(
             "gated_silu",
             PAIRS,
@@ -189,6 +208,42 @@ const PAIRS: &[&[&[usize]]] = &[&[&[5, 7], &[5, 7]], &[&[33, 200], &[33, 200]]];
 
 fn flat<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     x.flatten(0, D - 1)
+}
+
+fn one_number(x: &[Input], number: f64) -> Tensor<1> {
+    Tensor::from_data(TensorData::new(vec![number as f32], [1]), &x[0].flat.device())
+}
+
+type Update = fn(Tensor<1>, &Tensor<1>, GradientScale, f64, &mut [FlatSegment], &mut [FlatAverage<'_>]) -> Tensor<1>;
+
+/// Two updates of two segments: the masters, and an average of them.
+fn updated(x: &[Input], update: Update) -> Tensor<1> {
+    let len = x[0].shape[0];
+    let segment = |range, weight_decay| FlatSegment {
+        range,
+        lr_ratio: 1.0,
+        adamw: AdamW {
+            betas: [0.9, 0.99],
+            epsilon: 1e-8,
+            weight_decay,
+        },
+        moments: None,
+    };
+    let mut segments = [segment(0..len / 3, 0.1), segment(len / 3..len, 0.0)];
+    let mut average = x[0].flat.clone() * 0.5;
+    let scale = GradientScale {
+        divisor: 3.0,
+        factor: 0.7,
+    };
+    let mut masters = x[0].flat.clone();
+    for _ in 0..2 {
+        let averages = &mut [FlatAverage {
+            keep: 0.9,
+            weights: &mut average,
+        }];
+        masters = update(masters, &x[1].flat, scale, 0.01, &mut segments, averages);
+    }
+    Tensor::cat(vec![masters, average], 0)
 }
 
 /// Attention to keys of which some are hidden, and of the last row all.

@@ -73,6 +73,21 @@ pub fn values(x: &FlexTensor) -> &[f32] {
         .unwrap_or_else(|| panic!("a {:?} tensor is not contiguous f32", x.dtype()))
 }
 
+/// `x`, copied where somebody else holds it too or it is not whole and contiguous: [`values_mut`] takes it.
+pub fn sole_owner(x: FlexTensor) -> FlexTensor {
+    let is_whole = x.is_contiguous() && x.storage::<f32>().len() == x.layout().num_elements();
+    if is_whole && x.is_unique() {
+        return x;
+    }
+    let x = x.to_contiguous();
+    new_flex(values(&x).to_vec(), x.layout().shape().clone())
+}
+
+/// The elements of a tensor that [`sole_owner`] made.
+pub fn values_mut(x: &mut FlexTensor) -> &mut [f32] {
+    x.storage_mut()
+}
+
 /// `x` changed by `f`, in its own memory where nobody else holds it.
 pub fn map_owned(x: FlexTensor, f: impl FnOnce(&mut [f32])) -> FlexTensor {
     let mut x = if x.is_contiguous() { x } else { x.to_contiguous() };

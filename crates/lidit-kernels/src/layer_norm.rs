@@ -17,7 +17,7 @@ use crate::autodiff::{kept, register};
 use crate::composed;
 use crate::flex::{is_fused, new_flex, values, written};
 use crate::row_sums::{RowSums, add_product, row_tasks};
-use crate::simd::{LANES, dispatch, sum};
+use crate::simd::{dispatch, sum, sum_of_two};
 
 /// `(x - mean(x)) / sqrt(var(x) + eps)` over the last axis.
 ///
@@ -292,8 +292,7 @@ fn modulate_body(x: &[f32], shift: &[f32], scale: &[f32], out: &mut [MaybeUninit
 fn normalise_backward_body(x: &[f32], gradient: &[f32], out: &mut [MaybeUninit<f32>], width: usize, eps: f32) {
     let rows = x.chunks_exact(width).zip(gradient.chunks_exact(width));
     for ((x, gradient), out) in rows.zip(out.chunks_exact_mut(width)) {
-        let [mean, root] = moments(x, eps);
-        norm_backward(x, gradient, out, [mean, root], |_, gradient| gradient);
+        norm_backward(x, gradient, out, moments(x, eps));
     }
 }
 
@@ -308,12 +307,14 @@ fn modulate_backward_body(
 ) {
     let width = scale.len();
     let (of_shift, of_scale) = sums.split_at_mut(width);
+    let mut scaled = vec![0.0; width];
     let rows = x.chunks_exact(width).zip(gradient.chunks_exact(width));
     for ((x, gradient), out) in rows.zip(out.chunks_exact_mut(width)) {
         let [mean, root] = moments(x, eps);
-        norm_backward(x, gradient, out, [mean, root], |i, gradient| {
-            gradient * (1.0 + scale[i])
-        });
+        for ((scaled, &gradient), &scale) in scaled.iter_mut().zip(gradient).zip(scale) {
+            *scaled = gradient * (1.0 + scale);
+        }
+        norm_backward(x, &scaled, out, [mean, root]);
         for (sum, &gradient) in of_shift.iter_mut().zip(gradient) {
             *sum += gradient;
         }
@@ -321,28 +322,14 @@ fn modulate_backward_body(
     }
 }
 
-/// The gradient of one row: `root (g - mean(g) - x_hat mean(g x_hat))` where `g = scaled(i, gradient[i])`.
+/// The gradient of one row: `root (g - mean(g) - x_hat mean(g x_hat))`.
 #[inline(always)]
-fn norm_backward(
-    x: &[f32],
-    gradient: &[f32],
-    out: &mut [MaybeUninit<f32>],
-    [mean, root]: [f32; 2],
-    scaled: impl Fn(usize, f32) -> f32,
-) {
+fn norm_backward(x: &[f32], gradient: &[f32], out: &mut [MaybeUninit<f32>], [mean, root]: [f32; 2]) {
     let width = x.len() as f32;
-    let (mut total, mut along) = ([0.0; LANES], [0.0; LANES]);
-    for (block, (x, gradient)) in x.chunks(LANES).zip(gradient.chunks(LANES)).enumerate() {
-        for (i, (&x, &gradient)) in x.iter().zip(gradient).enumerate() {
-            let gradient = scaled(block * LANES + i, gradient);
-            total[i] += gradient;
-            along[i] += gradient * (x - mean);
-        }
-    }
-    let total = total.iter().sum::<f32>() / width;
-    let along = along.iter().sum::<f32>() / width * root * root;
-    for (i, ((out, &x), &gradient)) in out.iter_mut().zip(x).zip(gradient).enumerate() {
-        out.write(root * (scaled(i, gradient) - total - (x - mean) * along));
+    let total = sum(gradient, |gradient| gradient) / width;
+    let along = sum_of_two(x, gradient, |x, gradient| (x - mean) * gradient) / width * root * root;
+    for ((out, &x), &gradient) in out.iter_mut().zip(x).zip(gradient) {
+        out.write(root * (gradient - total - (x - mean) * along));
     }
 }
 

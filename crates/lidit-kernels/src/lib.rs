@@ -1,8 +1,9 @@
 //! Fused operations that burn lacks, each beside its plain-burn reference; those that are trained have their own
-//! backward.
+//! backward; and the passes over flat vectors that an update makes.
 //!
 //! On the CPU (burn-flex) in f32 they run as one pass over memory on all cores. On a GPU those that are trained keep their
-//! own backward, made of the backend's operations, which burn-fusion joins. Anything else is the reference. Results depend on the CPU's instruction set in the last bits.
+//! own backward, made of the backend's operations, which burn-fusion joins. Anything else is the reference. Results depend
+//! on the CPU's instruction set in the last bits.
 
 mod attention;
 mod attention_chunks;
@@ -11,6 +12,7 @@ mod attention_mask;
 mod autodiff;
 mod comparison;
 mod composed;
+mod flat_update;
 mod flex;
 mod gated;
 mod gated_residual;
@@ -21,8 +23,10 @@ mod neighbours;
 mod product;
 mod rms_norm;
 mod rope;
+mod round;
 mod row_sums;
 mod simd;
+mod sum_of_squares;
 mod tile;
 mod trained_attention;
 mod trained_attention_flex;
@@ -31,6 +35,10 @@ mod visible_keys;
 pub use attention::{AttentionScores, attention, attention_reference};
 pub use attention_mask::{AttentionMask, Reach};
 pub use comparison::{Comparison, Deviation, comparisons};
+pub use flat_update::{
+    AdamW, FlatAverage, FlatMoments, FlatSegment, GradientScale, flat_update, flat_update_reference, updates_in_place,
+};
+pub use flex::is_on_gpu;
 pub use gated::{gated_gelu, gated_gelu_reference, gated_silu, gated_silu_reference};
 pub use gated_residual::{gated_residual, gated_residual_reference};
 pub use gelu::{gelu, gelu_reference};
@@ -39,5 +47,7 @@ pub use linear::{linear, linear_reference};
 pub use neighbours::{neighbours, neighbours_reference};
 pub use rms_norm::{rms_norm, rms_norm_reference};
 pub use rope::{rotate, rotate_reference};
+pub use round::round_to_bf16;
+pub use sum_of_squares::{SQUARES_ROW, row_squares, sum_of_squares, sum_of_squares_reference};
 pub use trained_attention::{trained_attention, trained_attention_reference};
 pub use visible_keys::{MaskKind, VisibleKeys};

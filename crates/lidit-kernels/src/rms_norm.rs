@@ -17,7 +17,7 @@ use crate::autodiff::{kept, register};
 use crate::composed;
 use crate::flex::{is_fused, map_owned, new_flex, values, written};
 use crate::row_sums::{RowSums, add_product, row_tasks};
-use crate::simd::{LANES, dispatch, sum};
+use crate::simd::{dispatch, sum, sum_of_two};
 
 /// `x / sqrt(mean(x^2) + eps) * gain` over the last axis, whose length is the gain's.
 ///
@@ -192,19 +192,16 @@ fn backward_body(
     eps: f32,
 ) {
     let width = gain.len();
+    let mut scaled = vec![0.0; width];
     let rows = x.chunks_exact(width).zip(gradient.chunks_exact(width));
     for ((x, gradient), out) in rows.zip(out.chunks_exact_mut(width)) {
         let scale = reciprocal_rms(x, eps);
-        let mut along = [0.0; LANES];
-        let blocks = x.chunks(LANES).zip(gradient.chunks(LANES)).zip(gain.chunks(LANES));
-        for ((x, gradient), gain) in blocks {
-            for (((along, &x), &gradient), &gain) in along.iter_mut().zip(x).zip(gradient).zip(gain) {
-                *along += x * gradient * gain;
-            }
+        for ((scaled, &gradient), &gain) in scaled.iter_mut().zip(gradient).zip(gain) {
+            *scaled = gradient * gain;
         }
-        let along = along.iter().sum::<f32>() / width as f32 * scale * scale;
-        for (((out, &x), &gradient), &gain) in out.iter_mut().zip(x).zip(gradient).zip(gain) {
-            out.write(scale * (gradient * gain - x * along));
+        let along = sum_of_two(x, &scaled, |x, gradient| x * gradient) / width as f32 * scale * scale;
+        for ((out, &x), &gradient) in out.iter_mut().zip(x).zip(&scaled) {
+            out.write(scale * (gradient - x * along));
         }
         add_product(of_gain, x, gradient, |x, gradient| x * scale * gradient);
     }

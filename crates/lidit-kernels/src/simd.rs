@@ -105,6 +105,22 @@ pub fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     lanes.iter().sum()
 }
 
+/// The sum of `f` over `x` and `y` side by side, in [`LANES`] interleaved partial sums.
+#[inline(always)]
+pub fn sum_of_two(x: &[f32], y: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let ((blocks, rest), (other_blocks, other_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
+    for (block, other) in blocks.iter().zip(other_blocks) {
+        for ((lane, &x), &y) in lanes.iter_mut().zip(block).zip(other) {
+            *lane += f(x, y);
+        }
+    }
+    for ((lane, &x), &y) in lanes.iter_mut().zip(rest).zip(other_rest) {
+        *lane += f(x, y);
+    }
+    lanes.iter().sum()
+}
+
 /// The greatest of `x`, or `f32::MIN`.
 #[inline(always)]
 pub fn max(x: &[f32]) -> f32 {
@@ -148,6 +164,7 @@ mod tests {
             let x: Vec<f32> = (0..len).map(|i| f32::from(i) - 100.0).collect();
             let right: f32 = x.iter().map(|x| x * 2.0).sum();
             assert!((sum(&x, |x| x * 2.0) - right).abs() <= 0.0);
+            assert!((sum_of_two(&x, &x, |x, y| x + y) - right).abs() <= 0.0);
             assert!((max(&x) - x.iter().copied().fold(f32::MIN, f32::max)).abs() <= 0.0);
         }
     }

@@ -1,6 +1,7 @@
 //! Weight averages in flat space.
 
 use burn::tensor::Tensor;
+use lidit_kernels::FlatAverage;
 
 /// An exponential moving average of the f32 masters of the own range.
 ///
@@ -33,11 +34,12 @@ impl Ema {
         self.weights = weights;
     }
 
-    /// Moves the average of a piece towards its `masters` after a step of `samples` samples.
-    pub fn update(&mut self, piece: usize, masters: &Tensor<1>, samples: usize) {
-        let keep = decay(self.half_life, samples);
-        let weights = &mut self.weights[piece];
-        *weights = weights.clone().mul_scalar(keep) + masters.clone().mul_scalar(1.0 - keep);
+    /// A piece of the average, to be moved after a step of `samples` samples.
+    pub fn piece(&mut self, piece: usize, samples: usize) -> FlatAverage<'_> {
+        FlatAverage {
+            keep: decay(self.half_life, samples),
+            weights: &mut self.weights[piece],
+        }
     }
 }
 
@@ -48,6 +50,7 @@ fn decay(half_life: u64, samples: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
+    use lidit_kernels::{AdamW, FlatSegment, GradientScale, flat_update};
 
     use super::*;
     use crate::optimizer::{host, upload};
@@ -55,11 +58,33 @@ mod tests {
     #[test]
     fn a_half_life_of_samples_halves_the_distance_at_any_batch_size() {
         let device = Device::flex();
+        // At a rate of 0 masters stay where they are.
+        let still = || FlatSegment {
+            range: 0..2,
+            lr_ratio: 1.0,
+            adamw: AdamW {
+                betas: [0.9, 0.99],
+                epsilon: 1e-8,
+                weight_decay: 0.0,
+            },
+            moments: None,
+        };
+        let scale = GradientScale {
+            divisor: 1.0,
+            factor: 1.0,
+        };
         for batch in [1, 10, 50] {
             let mut ema = Ema::new(100, vec![upload(&[0.0, 8.0], &device)]);
             let masters = upload(&[4.0, 0.0], &device);
             for _ in 0..100 / batch {
-                ema.update(0, &masters, batch);
+                flat_update(
+                    masters.clone(),
+                    &masters,
+                    scale,
+                    0.0,
+                    &mut [still()],
+                    &mut [ema.piece(0, batch)],
+                );
             }
             let weights = host(&ema.weights()[0]);
             assert!(

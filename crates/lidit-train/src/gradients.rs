@@ -5,6 +5,7 @@ use std::ops::Range;
 use anyhow::Result;
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use lidit_dist::{Wire, World};
+use lidit_kernels::{SQUARES_ROW, sum_of_squares};
 
 use crate::buckets::{Buckets, overlapped, packed};
 use crate::config::{ReduceDtype, Sharding, TrainConfig};
@@ -12,8 +13,6 @@ use crate::layout::{FlatLayout, even_ranges};
 use crate::optimizer::host;
 use crate::packing::Packing;
 
-/// Columns of the fixed-order sum of squares.
-const ROW: usize = 4096;
 /// Bytes of `train.bucket_mb = 1`.
 const MB: usize = 1_000_000;
 
@@ -181,9 +180,9 @@ impl Ownership {
         (units, ranges)
     }
 
-    /// The L2 norm of the whole gradient from every rank's own range of it.
-    pub fn norm(&self, own: &Tensor<1>, world: &World) -> Result<f64> {
-        let mut squares = [sum_of_squares(own)];
+    /// The L2 norm of the whole mean gradient from every rank's own range of the sum over `usable` samples.
+    pub fn norm(&self, own: &Tensor<1>, usable: f64, world: &World) -> Result<f64> {
+        let mut squares = [sum_of_squares(own, usable)];
         if self.is_split() {
             world.sum_f64(&mut squares)?;
         }
@@ -191,13 +190,13 @@ impl Ownership {
     }
 }
 
-/// As [`Ownership::norm`], with the bits that `size` ranks have for it, from the whole mean gradient.
-pub(crate) fn norm_of_ranks(mean: &Tensor<1>, sharding: Sharding, size: usize) -> f64 {
-    let [len] = mean.dims();
+/// As [`Ownership::norm`], with the bits that `size` ranks have for it, from the whole sum.
+pub(crate) fn norm_of_ranks(sum: &Tensor<1>, usable: f64, sharding: Sharding, size: usize) -> f64 {
+    let [len] = sum.dims();
     let squares = ranges(sharding, len, size)
         .into_iter()
         .filter(|range| !range.is_empty())
-        .map(|range| sum_of_squares(&mean.clone().slice([range])));
+        .map(|range| sum_of_squares(&sum.clone().slice([range]), usable));
     squares.reduce(|sum, next| sum + next).unwrap_or(0.0).sqrt()
 }
 
@@ -219,9 +218,9 @@ fn ranges(sharding: Sharding, len: usize, size: usize) -> Vec<Range<usize>> {
     match sharding {
         Sharding::None => std::iter::once(0..len).collect(),
         // Whole rows of the norm's sum: it has the same bits however many ranks make it.
-        Sharding::Zero1 => even_ranges(len.div_ceil(ROW), size)
+        Sharding::Zero1 => even_ranges(len.div_ceil(SQUARES_ROW), size)
             .into_iter()
-            .map(|rows| (rows.start * ROW).min(len)..(rows.end * ROW).min(len))
+            .map(|rows| (rows.start * SQUARES_ROW).min(len)..(rows.end * SQUARES_ROW).min(len))
             .collect(),
     }
 }
@@ -231,71 +230,9 @@ pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
     (max_norm / (norm + 1e-6)).min(1.0)
 }
 
-/// Sum of squares in an order that does not depend on threads: rows first, each a sequential sum, then the row sums.
-/// (burn-flex's `sum` of 4 Mi elements or more is a parallel one.)
-pub(crate) fn sum_of_squares(values: &Tensor<1>) -> f64 {
-    let squares = RowSquares::of(values);
-    let numbers: Vec<f32> = squares.parts().iter().flat_map(host).collect();
-    squares.sum(&numbers)
-}
-
-/// What [`sum_of_squares`] adds up, while it is on the device.
-pub(crate) struct RowSquares {
-    /// The sums of whole rows.
-    rows: Option<Tensor<1>>,
-    /// The squares that fill no row.
-    rest: Option<Tensor<1>>,
-}
-
-impl RowSquares {
-    /// Of the squares of `values`.
-    pub fn of(values: &Tensor<1>) -> Self {
-        let [len] = values.dims();
-        let whole = len / ROW * ROW;
-        let squares = values.clone() * values.clone();
-        let rows = (whole > 0).then(|| {
-            let rows = squares.clone().narrow(0, 0, whole).reshape([whole / ROW, ROW]);
-            rows.sum_dim(1).reshape([whole / ROW])
-        });
-        let rest = (whole < len).then(|| squares.narrow(0, whole, len - whole));
-        Self { rows, rest }
-    }
-
-    /// What must be read: sums of rows, then single squares.
-    pub fn parts(&self) -> Vec<Tensor<1>> {
-        self.rows.iter().chain(&self.rest).cloned().collect()
-    }
-
-    /// The sum, from the numbers of [`parts`](Self::parts).
-    pub fn sum(&self, numbers: &[f32]) -> f64 {
-        let num_rows = self.rows.as_ref().map_or(0, |rows| rows.dims()[0]);
-        let (rows, rest) = numbers.split_at(num_rows);
-        let sum = |numbers: &[f32]| numbers.iter().map(|&number| f64::from(number)).sum::<f64>();
-        match (rows.is_empty(), rest.is_empty()) {
-            (false, false) => sum(rows) + sum(rest),
-            (false, true) => sum(rows),
-            (true, _) => sum(rest),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
-
     use super::*;
-    use crate::optimizer::upload;
-
-    #[test]
-    fn sum_of_squares_counts_whole_rows_and_the_rest() {
-        let device = Device::flex();
-        for len in [1, ROW - 1, ROW, 3 * ROW + 5] {
-            let values: Vec<f32> = (0..len).map(|i| (i % 7) as f32 - 3.0).collect();
-            let expected: f64 = values.iter().map(|v| f64::from(v * v)).sum();
-            let sum = sum_of_squares(&upload(&values, &device));
-            assert!((sum - expected).abs() <= 1e-6 * expected, "{len}: {sum} {expected}");
-        }
-    }
 
     #[test]
     fn clipping_leaves_small_gradients_alone() {

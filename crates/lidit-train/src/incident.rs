@@ -7,13 +7,13 @@ use anyhow::{Context, Result, ensure};
 use burn::tensor::Tensor;
 use lidit_data::MicroBatch;
 use lidit_dist::World;
+use lidit_kernels::sum_of_squares;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::atomic::write_atomically;
 use crate::config::Precision;
 use crate::digest::hex;
-use crate::gradients::sum_of_squares;
 use crate::history::Arithmetic;
 use crate::jsonl::null_is_nan;
 use crate::loss_watch::IncidentKind;
@@ -105,7 +105,7 @@ impl MicroBatchReport {
             ids: batch.ids.clone(),
             epochs: batch.epochs.clone(),
             loss,
-            grad_norm: sum_of_squares(gradient).sqrt(),
+            grad_norm: sum_of_squares(gradient, 1.0).sqrt(),
             gradient: hex(&Sha256::digest(bytemuck::cast_slice::<f32, u8>(&host(gradient)))),
         }
     }

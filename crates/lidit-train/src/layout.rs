@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Device, FloatDType, Gradients, Tensor};
+use burn::tensor::{Device, FloatDType, Gradients, Shape, Tensor};
+use lidit_kernels::round_to_bf16;
 use lidit_model::{Role, is_f32_parameter};
 use serde::{Deserialize, Serialize};
 
@@ -120,7 +121,7 @@ impl FlatLayout {
     pub fn load<M: Module>(&self, masters: &Tensor<1>, precision: Precision, model: M) -> M {
         let rounded = match precision {
             Precision::F32 => masters.clone(),
-            Precision::Bf16 => masters.clone().cast(FloatDType::BF16),
+            Precision::Bf16 => round_to_bf16(masters.clone()),
         };
         model.map(&mut Loader {
             layout: self,
@@ -128,6 +129,12 @@ impl FlatLayout {
             rounded,
             path: Vec::new(),
         })
+    }
+
+    /// `model` without its weights, until [`load`](Self::load) gives it others: a flat vector that they are views of may
+    /// then be changed in place.
+    pub fn release<M: Module>(model: M) -> M {
+        model.map(&mut Releaser)
     }
 
     fn collect(&self, model: &impl Module, source: Source<'_>, parts: &mut [Option<Tensor<1>>]) {
@@ -293,14 +300,30 @@ impl ModuleMapper for Loader<'_> {
             &self.rounded
         };
         let (id, old, mapper) = param.consume();
-        let mut value: Tensor<D> = source.clone().slice([entry.range()]).reshape(old.shape());
-        if old.is_autodiff() {
-            value = value.autodiff();
-        }
-        if old.is_require_grad() {
-            value = value.require_grad();
-        }
-        Param::from_mapped_value(id, value, mapper)
+        let shape = Shape::from(entry.shape.clone());
+        let value = source.clone().slice([entry.range()]).reshape(shape);
+        Param::from_mapped_value(id, tracked_as(&old, value), mapper)
+    }
+}
+
+/// `value`, on autodiff and with gradients where `old` is and has.
+fn tracked_as<const D: usize>(old: &Tensor<D>, mut value: Tensor<D>) -> Tensor<D> {
+    if old.is_autodiff() {
+        value = value.autodiff();
+    }
+    if old.is_require_grad() {
+        value = value.require_grad();
+    }
+    value
+}
+
+struct Releaser;
+
+impl ModuleMapper for Releaser {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let (id, old, mapper) = param.consume();
+        let empty = Tensor::empty([0; D], &old.device().inner());
+        Param::from_mapped_value(id, tracked_as(&old, empty), mapper)
     }
 }
 

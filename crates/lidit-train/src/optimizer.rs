@@ -2,32 +2,24 @@
 
 use std::ops::Range;
 
-use burn::optim::{AdamW, AdamWConfig, AdamWState, AdaptiveMomentumState, Optimizer as _};
 use burn::tensor::{Device, Tensor, TensorData};
+use lidit_kernels::{AdamW, FlatAverage, FlatMoments, FlatSegment, GradientScale, flat_update};
 use lidit_model::{Kind, ModelConfig, Part, Role};
 
 use crate::buckets::packed;
 use crate::config::TrainConfig;
+use crate::ema::Ema;
 use crate::layout::FlatLayout;
 
-/// burn's `AdamW` on one contiguous range of flat space, once per parameter group that the range meets.
+/// `AdamW` on one contiguous range of flat space, once per parameter group that the range meets.
 ///
 /// It owns the f32 masters and both moments of that range, in pieces that are updated one after the other. The update is
 /// elementwise, so any split of flat space over ranks and pieces gives the same bits.
 pub struct FlatAdamW {
     own: Range<usize>,
     masters: Vec<Tensor<1>>,
-    /// Of each piece.
-    segments: Vec<Vec<Segment>>,
-}
-
-/// The part of one group inside a piece.
-struct Segment {
-    /// Counted from the piece's start.
-    range: Range<usize>,
-    lr_ratio: f64,
-    adamw: AdamW,
-    state: Option<AdamWState<1>>,
+    /// Of each piece, the part of every group that it meets, counted from the piece's start.
+    segments: Vec<Vec<FlatSegment>>,
 }
 
 /// Both moments of a range, on the host, as checkpoints store them.
@@ -58,11 +50,15 @@ impl FlatAdamW {
                 let segment_of = |(group, range): &(Role, Range<usize>)| {
                     let range = range.start.max(piece.start)..range.end.min(piece.end);
                     let treatment = Treatment::of(*group, train, model);
-                    (!range.is_empty()).then(|| Segment {
+                    (!range.is_empty()).then(|| FlatSegment {
                         range: range.start - piece.start..range.end - piece.start,
                         lr_ratio: treatment.lr_ratio,
-                        adamw: adamw(train, treatment.weight_decay),
-                        state: None,
+                        adamw: AdamW {
+                            betas: train.betas,
+                            epsilon: train.eps,
+                            weight_decay: treatment.weight_decay,
+                        },
+                        moments: None,
                     })
                 };
                 groups.iter().filter_map(segment_of).collect()
@@ -81,26 +77,30 @@ impl FlatAdamW {
         &self.masters
     }
 
-    /// One update of a piece of the own range from that piece's gradients; answers its masters.
+    /// One update of a piece of the own range from that piece's `sum` of gradients, and of its `averages` after a step of
+    /// `samples` samples; answers its masters. In place where nobody else holds them.
     ///
     /// A step updates every piece once.
-    pub fn step(&mut self, piece: usize, lr: f64, gradients: &Tensor<1>) -> &Tensor<1> {
+    pub fn step(
+        &mut self,
+        piece: usize,
+        lr: f64,
+        sum: &Tensor<1>,
+        scale: GradientScale,
+        averages: &mut [Ema],
+        samples: usize,
+    ) -> &Tensor<1> {
         let masters = &mut self.masters[piece];
-        let mut updated = Vec::with_capacity(self.segments[piece].len());
-        for segment in &mut self.segments[piece] {
-            let range = segment.range.clone();
-            let (masters, state) = segment.adamw.step(
-                lr * segment.lr_ratio,
-                masters.clone().slice([range.clone()]),
-                gradients.clone().slice([range]),
-                segment.state.take(),
-            );
-            segment.state = state;
-            updated.push(masters);
-        }
-        if !updated.is_empty() {
-            *masters = Tensor::cat(updated, 0);
-        }
+        let stand_in = Tensor::empty([1], &masters.device());
+        let mut averages: Vec<FlatAverage<'_>> = averages.iter_mut().map(|ema| ema.piece(piece, samples)).collect();
+        *masters = flat_update(
+            std::mem::replace(masters, stand_in),
+            sum,
+            scale,
+            lr,
+            &mut self.segments[piece],
+            &mut averages,
+        );
         masters
     }
 
@@ -112,10 +112,10 @@ impl FlatAdamW {
             second: Vec::with_capacity(self.own.len()),
         };
         for segment in self.segments.iter().flatten() {
-            if let Some(state) = &segment.state {
-                moments.time = state.momentum.time;
-                host_onto(&mut moments.first, &state.momentum.moment_1);
-                host_onto(&mut moments.second, &state.momentum.moment_2);
+            if let Some(FlatMoments { time, first, second }) = &segment.moments {
+                moments.time = *time;
+                host_onto(&mut moments.first, first);
+                host_onto(&mut moments.second, second);
             } else {
                 let len = moments.first.len() + segment.range.len();
                 moments.first.resize(len, 0.0);
@@ -131,13 +131,10 @@ impl FlatAdamW {
         for segment in self.segments.iter_mut().flatten() {
             let range = start..start + segment.range.len();
             start = range.end;
-            segment.state = (moments.time > 0).then(|| {
-                AdamWState::new(AdaptiveMomentumState {
-                    time: moments.time,
-                    moment_1: upload(&moments.first[range.clone()], device),
-                    moment_2: upload(&moments.second[range], device),
-                    max_moment_2: None,
-                })
+            segment.moments = (moments.time > 0).then(|| FlatMoments {
+                time: moments.time,
+                first: upload(&moments.first[range.clone()], device),
+                second: upload(&moments.second[range], device),
             });
         }
     }
@@ -175,15 +172,6 @@ impl Treatment {
             weight_decay,
         }
     }
-}
-
-fn adamw(train: &TrainConfig, weight_decay: f32) -> AdamW {
-    AdamWConfig::new()
-        .with_beta_1(train.betas[0])
-        .with_beta_2(train.betas[1])
-        .with_epsilon(train.eps)
-        .with_weight_decay(weight_decay)
-        .build()
 }
 
 /// A flat f32 tensor's values on the host.
@@ -231,19 +219,23 @@ mod tests {
             .collect()
     }
 
+    const UNSCALED: GradientScale = GradientScale {
+        divisor: 1.0,
+        factor: 1.0,
+    };
+
     /// An optimizer over all of `masters`, split at `cut` into two segments of the same treatment.
     fn optimizer(hyper: &[f32], masters: &[f32], cut: usize, device: &Device) -> FlatAdamW {
-        let adamw = AdamWConfig::new()
-            .with_beta_1(hyper[1])
-            .with_beta_2(hyper[2])
-            .with_epsilon(hyper[3])
-            .with_weight_decay(hyper[4])
-            .build();
-        let segment = |range: Range<usize>| Segment {
+        let adamw = AdamW {
+            betas: [hyper[1], hyper[2]],
+            epsilon: hyper[3],
+            weight_decay: hyper[4],
+        };
+        let segment = |range: Range<usize>| FlatSegment {
             range,
             lr_ratio: 1.0,
-            adamw: adamw.clone(),
-            state: None,
+            adamw,
+            moments: None,
         };
         // One piece of two segments and one of a single element.
         let last = masters.len() - 1;
@@ -257,7 +249,8 @@ mod tests {
     fn step_all(adamw: &mut FlatAdamW, lr: f32, gradient: &Tensor<1>) {
         let pieces = packed(adamw.masters().iter().map(|piece| piece.dims()[0]));
         for (i, piece) in pieces.into_iter().enumerate() {
-            adamw.step(i, f64::from(lr), &gradient.clone().slice([piece]));
+            let gradient = gradient.clone().slice([piece]);
+            adamw.step(i, f64::from(lr), &gradient, UNSCALED, &mut [], 1);
         }
     }
 

@@ -6,13 +6,14 @@ use anyhow::Result;
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use lidit_data::{Bucket, MicroBatch, SampleSum};
 use lidit_dist::World;
+use lidit_kernels::{GradientScale, is_on_gpu, row_squares, updates_in_place};
 use lidit_model::{Conditioning, ImageTokens, LiDit, LossBatch, Losses, PromptBatch, forward_flops};
 
 use crate::checkpoint_writer::Progress;
 use crate::conditioner::{Conditioned, Conditioner};
 use crate::config::RunConfig;
 use crate::fault::Fault;
-use crate::gradients::{Ownership, RowSquares, clip_factor};
+use crate::gradients::{Ownership, clip_factor};
 use crate::incident::MicroBatchReport;
 use crate::latents::{LatentSpace, PIXEL_CHANNELS};
 use crate::layout::{FlatGradients, FlatLayout};
@@ -109,7 +110,7 @@ impl StepStats {
 /// What a step's gradients and losses come to over all ranks.
 struct Reduced {
     total: LocalSums,
-    mean: Tensor<1>,
+    sum: Tensor<1>,
     grad_norm: f64,
 }
 
@@ -137,8 +138,7 @@ impl DeviceLosses {
 }
 
 /// The numbers of some flat tensors, one after the other, in one transfer.
-fn read_together(tensors: impl Iterator<Item = Tensor<1>>) -> Vec<f32> {
-    let tensors: Vec<_> = tensors.collect();
+fn read_together(tensors: Vec<Tensor<1>>) -> Vec<f32> {
     if tensors.is_empty() {
         return Vec::new();
     }
@@ -157,7 +157,7 @@ impl Stepper<'_> {
         if let Some(fault) = self.fault {
             gradients = fault.strike(state.step + 1, gradients);
         }
-        let Reduced { total, mean, grad_norm } = self.reduce(state.step + 1, gradients, losses)?;
+        let Reduced { total, sum, grad_norm } = self.reduce(state.step + 1, gradients, losses)?;
         let usable = total.usable.max(1.0);
         self.mark(Phase::Reduce);
         let loss = total.loss / usable;
@@ -165,7 +165,7 @@ impl Stepper<'_> {
         let finding = self.judge(state, loss, grad_norm, micro_batches)?;
         self.mark(Phase::Other);
         if grad_norm.is_finite() && loss.is_finite() {
-            self.update(state, mean, grad_norm, lr)?;
+            self.update(state, &sum, usable, grad_norm, lr)?;
         }
         self.mark(Phase::Optimizer);
         state.step += 1;
@@ -185,20 +185,18 @@ impl Stepper<'_> {
         })
     }
 
-    /// The mean gradient over all ranks, from this rank's sums in `step`, which is under way.
+    /// This rank's range of the gradients' sum over all ranks, from its own sums in `step`, which is under way.
     ///
-    /// A rank alone reads losses and norm in one transfer, once all that leads to them is queued on the device.
+    /// A rank alone on a GPU reads losses and norm in one transfer, once all that leads to them is queued.
     fn reduce(&self, step: u64, gradients: Tensor<1>, losses: Vec<DeviceLosses>) -> Result<Reduced> {
-        let counted = losses.iter().map(|losses| losses.sums.usable).sum::<f64>();
-        let is_alone = self.world.size() == 1;
-        let gradients = if is_alone {
-            gradients.div_scalar(counted.max(1.0))
+        let usable = losses.iter().map(|losses| losses.sums.usable).sum::<f64>().max(1.0);
+        let squares = if self.world.size() == 1 && is_on_gpu(&gradients) {
+            row_squares(&gradients, usable)
         } else {
-            gradients
+            Vec::new()
         };
-        let squares = is_alone.then(|| RowSquares::of(&gradients));
-        let parts = squares.iter().flat_map(RowSquares::parts);
-        let numbers = read_together(losses.iter().map(|losses| losses.numbers.clone()).chain(parts));
+        let own = losses.iter().map(|losses| &losses.numbers);
+        let numbers = read_together(own.chain(&squares).cloned().collect());
         let mut numbers = numbers.as_slice();
         let mut local = LocalSums::default();
         for losses in losses {
@@ -207,20 +205,13 @@ impl Stepper<'_> {
         local.stop = f64::from(u8::from(self.is_stop_due(step)));
         local.saving = self.saving;
         let total = local.over_all_ranks(self.world)?;
-        if let Some(squares) = squares {
-            let grad_norm = squares.sum(numbers).sqrt();
-            return Ok(Reduced {
-                total,
-                mean: gradients,
-                grad_norm,
-            });
-        }
-        let mean = self
-            .ownership
-            .reduce(gradients, self.world)?
-            .div_scalar(total.usable.max(1.0));
-        let grad_norm = self.ownership.norm(&mean, self.world)?;
-        Ok(Reduced { total, mean, grad_norm })
+        let sum = self.ownership.reduce(gradients, self.world)?;
+        let grad_norm = if squares.is_empty() {
+            self.ownership.norm(&sum, total.usable.max(1.0), self.world)?
+        } else {
+            numbers.iter().map(|&row| f64::from(row)).sum::<f64>().sqrt()
+        };
+        Ok(Reduced { total, sum, grad_norm })
     }
 
     /// The sum of some micro-batches' gradients in flat space, `[len]`, and their share of the step's sums; `each` sees
@@ -233,7 +224,7 @@ impl Stepper<'_> {
     ) -> Result<(Tensor<1>, LocalSums)> {
         let mut local = LocalSums::default();
         let gradients = self.sum(state, micro_batches, |batch, gradient, losses| {
-            let numbers = read_together(std::iter::once(losses.numbers.clone()));
+            let numbers = read_together(vec![losses.numbers.clone()]);
             let sums = losses.read(&mut numbers.as_slice());
             each(batch, gradient, &sums);
             local.add(&sums);
@@ -399,19 +390,31 @@ impl Stepper<'_> {
         ImageTokens { rows, columns }
     }
 
-    /// Clips the own range of the mean gradient, whose norm over all ranges is `grad_norm`, and updates.
-    pub(crate) fn update(&self, state: &mut TrainState, mean: Tensor<1>, grad_norm: f64, lr: f64) -> Result<()> {
+    /// Updates from the own range of the `sum` of gradients of `usable` samples, whose mean has the norm `grad_norm` over
+    /// all ranges: clips, updates, moves the averages.
+    pub(crate) fn update(
+        &self,
+        state: &mut TrainState,
+        sum: &Tensor<1>,
+        usable: f64,
+        grad_norm: f64,
+        lr: f64,
+    ) -> Result<()> {
         let train = &self.config.train;
-        let clipped = mean.mul_scalar(clip_factor(grad_norm, train.max_grad_norm));
-        let (optimizer, averages) = (&mut state.optimizer, &mut state.ema);
-        let gradients = self.ownership.split(&clipped);
+        let scale = GradientScale {
+            divisor: usable,
+            factor: clip_factor(grad_norm, train.max_grad_norm),
+        };
+        let sums = self.ownership.split(sum);
         let device = self.device.clone().inner();
+        if updates_in_place(&device) {
+            state.model = FlatLayout::release(state.model.clone());
+        }
+        let (optimizer, averages) = (&mut state.optimizer, &mut state.ema);
         // The weights of one piece are on their way while the next piece is updated.
         let weights = self.ownership.gather_updated(self.world, &device, |piece| {
-            let masters = optimizer.step(piece, lr, &gradients[piece]);
-            for ema in averages.iter_mut() {
-                ema.update(piece, masters, train.global_batch);
-            }
+            let samples = train.global_batch;
+            let masters = optimizer.step(piece, lr, &sums[piece], scale, averages, samples);
             masters.clone()
         })?;
         state.model = self.layout.load(&weights, train.precision, state.model.clone());

@@ -16,13 +16,14 @@ use anyhow::{Context, Result, ensure};
 use burn::tensor::{Device, Tensor};
 use lidit_data::{Dataset, Loader, LoaderConfig, Share, Wanted};
 use lidit_encoders::EfficientNetLite0;
+use lidit_kernels::sum_of_squares;
 
 pub use record::VaeRecord;
 
 use crate::atomic::write_atomically;
 use crate::config_file::ConfigFile;
 use crate::folder_lock;
-use crate::gradients::{clip_factor, sum_of_squares};
+use crate::gradients::clip_factor;
 use crate::layout::FlatGradients;
 use crate::resolve::Start;
 use crate::schedule::LrSchedule;
@@ -249,7 +250,7 @@ impl<'a> Session<'a> {
         let step = self.state.step + 1;
         let gradient = total.with_context(|| format!("step {step} has no samples"))?;
         let gradient = gradient / sums.usable.max(1.0);
-        let norm = sum_of_squares(&gradient).sqrt();
+        let norm = sum_of_squares(&gradient, 1.0).sqrt();
         ensure!(
             sums.loss.is_finite() && norm.is_finite(),
             "step {step}: loss {}, gradient norm {norm}: not finite, so nothing was updated; lower train.lr or look at the data",

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
 use cap::Cap;
+use lidit_kernels::GradientScale;
 use lidit_model::{Conditioning, LiDit};
 use lidit_train::{Ema, FlatAdamW, FlatLayout, Ownership, RunConfig, Sharding};
 
@@ -24,11 +25,12 @@ fn bytes_on_each_rank(config: &RunConfig, layout: &FlatLayout, size: usize) -> V
         let mut optimizer = FlatAdamW::new(&config.train, &config.model, layout, ownership.own(), zeros());
         let half_lives = config.train.ema_half_lives.iter();
         let mut averages: Vec<Ema> = half_lives.map(|half_life| Ema::new(*half_life, zeros())).collect();
+        let scale = GradientScale {
+            divisor: 1.0,
+            factor: 1.0,
+        };
         for (piece, gradient) in zeros().into_iter().enumerate() {
-            let masters = optimizer.step(piece, 1e-3, &gradient);
-            for ema in &mut averages {
-                ema.update(piece, masters, config.train.global_batch);
-            }
+            optimizer.step(piece, 1e-3, &gradient, scale, &mut averages, config.train.global_batch);
         }
         MEMORY.allocated() - before
     };

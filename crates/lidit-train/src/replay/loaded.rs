@@ -40,8 +40,10 @@ pub(super) struct Loaded {
 
 /// What the ranks make of a step together.
 pub(super) struct Outcome {
-    /// The mean gradient, whole.
-    mean: Tensor<1>,
+    /// Of all samples' gradients, whole.
+    sum: Tensor<1>,
+    /// Samples that count.
+    usable: f64,
     /// Mean over the usable samples.
     pub loss: f64,
     /// Of the mean gradient.
@@ -143,11 +145,12 @@ impl Loaded {
             sums.add(&own_sums);
         }
         let usable = sums.usable.max(1.0);
-        let mean = gradient.context("a world without ranks")?.div_scalar(usable);
+        let sum = gradient.context("a world without ranks")?;
         Ok(Outcome {
-            grad_norm: norm_of_ranks(&mean, config.train.sharding, attempt.world_size),
+            grad_norm: norm_of_ranks(&sum, usable, config.train.sharding, attempt.world_size),
             loss: sums.loss / usable,
-            mean,
+            sum,
+            usable,
         })
     }
 
@@ -157,15 +160,19 @@ impl Loaded {
         let batch = self.next_batch()?;
         if !record.skipped.contains(&step) {
             let (attempt, config) = (record.attempt(step)?, record.config_of(step)?);
-            let Outcome { mean, loss, grad_norm } =
-                self.work(state, &config, attempt, &attempt.ranks(&batch), |_, _, _| ())?;
+            let Outcome {
+                sum,
+                usable,
+                loss,
+                grad_norm,
+            } = self.work(state, &config, attempt, &attempt.ranks(&batch), |_, _, _| ())?;
             ensure!(
                 loss.is_finite() && grad_norm.is_finite(),
                 "step {step}, on the way, has loss {loss} and gradient norm {grad_norm} here, and the run made an update \
                  there: what follows can't be repeated; replay a step up to {step}, or one after a later checkpoint"
             );
             let lr = LrSchedule::new(&config.train).lr(state.step);
-            self.stepper(&config).update(state, mean, grad_norm, lr)?;
+            self.stepper(&config).update(state, &sum, usable, grad_norm, lr)?;
         }
         state.step = step;
         Ok(())
