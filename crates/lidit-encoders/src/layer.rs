@@ -1,8 +1,8 @@
 //! One layer of a language model: attention and a feed-forward part, each with its norms.
 
 use burn::tensor::activation::{gelu, relu, silu};
-use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
-use lidit_kernels::{AttentionMask, AttentionScores, attention, gated_gelu, gated_silu, rms_norm};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use lidit_kernels::{AttentionMask, AttentionScores, FrozenMatrix, attention, gated_gelu, gated_silu, rms_norm};
 
 use crate::Precision;
 use crate::rope::Rope;
@@ -57,9 +57,8 @@ pub struct Mlp {
 /// A linear map.
 #[derive(Clone, Debug)]
 pub struct Linear {
-    weight: Tensor<2>, // [in, out]
+    weight: FrozenMatrix, // [in, out]
     bias: Option<Tensor<1>>,
-    precision: Precision,
 }
 
 /// `x / sqrt(mean(x^2) + eps) * gain` over the last axis.
@@ -189,24 +188,13 @@ impl Linear {
         let weight = Tensor::<2>::from_data(data, (device, precision.dtype()));
         let upload = |bias| Tensor::from_data(TensorData::new(bias, [num_out]), (device, DType::F32));
         Self {
-            weight: weight.transpose(),
+            weight: FrozenMatrix::new(weight.transpose()),
             bias: bias.map(upload),
-            precision,
         }
     }
 
     fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let y = match self.precision {
-            Precision::F32 => x.matmul(self.weight.clone()),
-            Precision::Bf16 => x
-                .cast(FloatDType::BF16)
-                .matmul(self.weight.clone())
-                .cast(FloatDType::F32),
-        };
-        match &self.bias {
-            Some(bias) => y + bias.clone().unsqueeze(),
-            None => y,
-        }
+        self.weight.multiply(x, self.bias.as_ref())
     }
 }
 

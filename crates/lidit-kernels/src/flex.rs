@@ -3,8 +3,12 @@
 use std::mem::MaybeUninit;
 
 use burn::backend::{DispatchDevice, Flex};
-use burn::tensor::{Bytes, DType, Shape, Tensor};
+use burn::tensor::{Bytes, DType, Shape, Tensor, bf16};
 use burn_flex::{FlexTensor, Layout};
+use rayon::prelude::*;
+
+use crate::number::Number;
+use crate::simd::dispatch;
 
 /// Elements a task.
 pub const CHUNK: usize = 32 * 1024;
@@ -16,8 +20,17 @@ pub fn is_flex<const D: usize>(x: &Tensor<D>) -> bool {
 
 /// Whether `x` is an f32 tensor of the CPU, with or without gradients, so that an extension for burn-flex takes it.
 pub fn is_trained_on_flex<const D: usize>(x: &Tensor<D>) -> bool {
+    x.dtype() == DType::F32 && is_on_flex(x)
+}
+
+/// Whether `x` is a bf16 tensor of the CPU, with or without gradients.
+pub fn is_bf16_on_flex<const D: usize>(x: &Tensor<D>) -> bool {
+    x.dtype() == DType::BF16 && is_on_flex(x)
+}
+
+fn is_on_flex<const D: usize>(x: &Tensor<D>) -> bool {
     let device = x.device().without_autodiff();
-    x.dtype() == DType::F32 && matches!(device.as_dispatch(), DispatchDevice::Flex(_))
+    matches!(device.as_dispatch(), DispatchDevice::Flex(_))
 }
 
 /// Whether `x` is an f32 tensor whose operations have a backward of their own: of the CPU or a GPU.
@@ -49,15 +62,15 @@ pub fn from_flex<const D: usize>(x: FlexTensor) -> Tensor<D> {
 }
 
 /// A contiguous tensor of `values`.
-pub fn new_flex(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
-    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape.into()), DType::F32)
+pub fn new_flex<T: Number>(values: Vec<T>, shape: impl Into<Shape>) -> FlexTensor {
+    FlexTensor::new(Bytes::from_elems(values), Layout::contiguous(shape.into()), T::dtype())
 }
 
 /// A contiguous tensor that `fill` writes, without zeros before.
 ///
 /// # Safety
 /// `fill` writes every element.
-pub unsafe fn written(shape: impl Into<Shape>, fill: impl FnOnce(&mut [MaybeUninit<f32>])) -> FlexTensor {
+pub unsafe fn written<T: Number>(shape: impl Into<Shape>, fill: impl FnOnce(&mut [MaybeUninit<T>])) -> FlexTensor {
     let shape = shape.into();
     let len = shape.num_elements();
     let mut values = Vec::with_capacity(len);
@@ -69,8 +82,55 @@ pub unsafe fn written(shape: impl Into<Shape>, fill: impl FnOnce(&mut [MaybeUnin
 
 /// The elements of a contiguous f32 tensor.
 pub fn values(x: &FlexTensor) -> &[f32] {
+    elements(x)
+}
+
+/// The elements of a contiguous tensor of `T`.
+pub fn elements<T: Number>(x: &FlexTensor) -> &[T] {
     x.as_slice()
-        .unwrap_or_else(|| panic!("a {:?} tensor is not contiguous f32", x.dtype()))
+        .unwrap_or_else(|| panic!("a {:?} tensor is not contiguous {:?}", x.dtype(), T::dtype()))
+}
+
+/// `x` in f32.
+pub fn widened(x: FlexTensor) -> FlexTensor {
+    if x.dtype() == DType::F32 {
+        return x;
+    }
+    let x = x.to_contiguous();
+    // SAFETY: as many elements as there are, each written.
+    unsafe {
+        written(x.layout().shape().clone(), |out| {
+            convert_all::<bf16, f32>(elements(&x), out)
+        })
+    }
+}
+
+/// `x` rounded to bf16.
+pub fn narrowed(x: FlexTensor) -> FlexTensor {
+    if x.dtype() == DType::BF16 {
+        return x;
+    }
+    let x = x.to_contiguous();
+    // SAFETY: as above.
+    unsafe {
+        written(x.layout().shape().clone(), |out| {
+            convert_all::<f32, bf16>(elements(&x), out)
+        })
+    }
+}
+
+fn convert_all<A: Number, B: Number>(x: &[A], out: &mut [MaybeUninit<B>]) {
+    let chunks = out.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
+    chunks.for_each(|(out, x)| convert(x, out));
+}
+
+dispatch!(convert<A: Number, B: Number>, convert_body, (x: &[A], out: &mut [MaybeUninit<B>]));
+
+#[inline(always)]
+fn convert_body<A: Number, B: Number>(x: &[A], out: &mut [MaybeUninit<B>]) {
+    for (out, x) in out.iter_mut().zip(x) {
+        out.write(B::from_f32(x.wide()));
+    }
 }
 
 /// `x`, copied where somebody else holds it too or it is not whole and contiguous: [`values_mut`] takes it.
@@ -152,11 +212,15 @@ pub mod testing {
     use burn::tensor::{Device, Tensor, TensorData};
 
     /// Numbers in -2..2 without a pattern in any axis.
-    pub fn tensor<const D: usize>(shape: [usize; D], seed: usize) -> Tensor<D> {
-        let len = shape.iter().product::<usize>();
-        let values: Vec<f32> = (0..len)
+    pub fn numbers(len: usize, seed: usize) -> Vec<f32> {
+        (0..len)
             .map(|i| ((i + 31 * seed) * 7919 % 4001) as f32 / 1000.25 - 2.0)
-            .collect();
+            .collect()
+    }
+
+    /// [`numbers`] in a tensor.
+    pub fn tensor<const D: usize>(shape: [usize; D], seed: usize) -> Tensor<D> {
+        let values = numbers(shape.iter().product(), seed);
         Tensor::from_data(TensorData::new(values, shape), &Device::flex())
     }
 

@@ -4,8 +4,8 @@ use std::mem::MaybeUninit;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
-use burn::tensor::Tensor;
 use burn::tensor::ops::PadMode;
+use burn::tensor::{DType, Tensor, bf16};
 use burn_autodiff::checkpoint::base::Checkpointer;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn_autodiff::grads::Gradients;
@@ -13,12 +13,13 @@ use burn_autodiff::ops::{Backward, Ops, unary};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use crate::flex::{is_trained_on_flex, values, written};
+use crate::flex::{elements, is_bf16_on_flex, is_trained_on_flex, narrowed, written};
+use crate::number::Number;
 
 /// `x [B, h, w, D]` to `[B, h, w, 9 D]`: the tokens above, row by row from the upper left to the lower right, zeros
-/// beyond the border. Exact.
+/// beyond the border; in f32 or bf16. Exact.
 pub fn neighbours(x: Tensor<4>) -> Tensor<4> {
-    if is_trained_on_flex(&x) {
+    if is_trained_on_flex(&x) || is_bf16_on_flex(&x) {
         Tensor::from_dispatch(<Dispatch as NeighbourOps>::neighbours(x.into_dispatch()))
     } else {
         neighbours_reference(x)
@@ -66,67 +67,80 @@ impl Grid {
 
 impl NeighbourOps for Flex {
     fn neighbours(x: FlexTensor) -> FlexTensor {
-        let x = x.to_contiguous();
-        let mut shape = x.layout().shape().clone();
-        let grid = Grid {
-            h: shape[1],
-            w: shape[2],
-            d: shape[3],
-        };
-        shape[3] = 9 * grid.d;
-        let (row, x) = (grid.w * 9 * grid.d, values(&x));
-        let fill = |out: &mut [MaybeUninit<f32>]| {
-            out.par_chunks_mut(row.max(1)).enumerate().for_each(|(i, out)| {
-                for (column, out) in out.chunks_exact_mut(9 * grid.d).enumerate() {
-                    let around = grid.around(i * grid.w + column);
-                    for (token, out) in around.into_iter().zip(out.chunks_exact_mut(grid.d)) {
-                        match token {
-                            Some(token) => {
-                                out.write_copy_of_slice(&x[token * grid.d..][..grid.d]);
-                            }
-                            None => out.fill(MaybeUninit::new(0.0)),
-                        }
-                    }
-                }
-            });
-        };
-        // SAFETY: each token's nine places are written.
-        unsafe { written(shape, fill) }
+        match x.dtype() {
+            DType::BF16 => gather::<bf16>(&x.to_contiguous()),
+            _ => gather::<f32>(&x.to_contiguous()),
+        }
     }
 
     fn neighbours_backward(gradient: FlexTensor) -> FlexTensor {
-        let gradient = gradient.to_contiguous();
-        let mut shape = gradient.layout().shape().clone();
-        shape[3] /= 9;
-        let grid = Grid {
-            h: shape[1],
-            w: shape[2],
-            d: shape[3],
-        };
-        let (row, gradient) = (grid.w * grid.d, values(&gradient));
-        let fill = |out: &mut [MaybeUninit<f32>]| {
-            out.par_chunks_mut(row.max(1)).enumerate().for_each(|(i, out)| {
-                for (column, out) in out.chunks_exact_mut(grid.d).enumerate() {
-                    out.fill(MaybeUninit::new(0.0));
-                    // A token is in place 8 - i of the one in its place i.
-                    for (i, token) in grid.around(i * grid.w + column).into_iter().enumerate() {
-                        let Some(token) = token else { continue };
-                        let part = &gradient[(token * 9 + 8 - i) * grid.d..][..grid.d];
-                        add(out, part);
-                    }
-                }
-            });
-        };
-        // SAFETY: each token is written.
-        unsafe { written(shape, fill) }
+        match gradient.dtype() {
+            DType::BF16 => narrowed(scatter::<bf16>(&gradient.to_contiguous())),
+            _ => scatter::<f32>(&gradient.to_contiguous()),
+        }
     }
 }
 
+fn gather<T: Number>(x: &FlexTensor) -> FlexTensor {
+    let mut shape = x.layout().shape().clone();
+    let grid = Grid {
+        h: shape[1],
+        w: shape[2],
+        d: shape[3],
+    };
+    shape[3] = 9 * grid.d;
+    let (row, x) = (grid.w * 9 * grid.d, elements::<T>(x));
+    let fill = |out: &mut [MaybeUninit<T>]| {
+        out.par_chunks_mut(row.max(1)).enumerate().for_each(|(i, out)| {
+            for (column, out) in out.chunks_exact_mut(9 * grid.d).enumerate() {
+                let around = grid.around(i * grid.w + column);
+                for (token, out) in around.into_iter().zip(out.chunks_exact_mut(grid.d)) {
+                    match token {
+                        Some(token) => {
+                            out.write_copy_of_slice(&x[token * grid.d..][..grid.d]);
+                        }
+                        None => out.fill(MaybeUninit::new(T::from_f32(0.0))),
+                    }
+                }
+            }
+        });
+    };
+    // SAFETY: each token's nine places are written.
+    unsafe { written(shape, fill) }
+}
+
+/// The gradient of `x`, summed in f32.
+fn scatter<T: Number>(gradient: &FlexTensor) -> FlexTensor {
+    let mut shape = gradient.layout().shape().clone();
+    shape[3] /= 9;
+    let grid = Grid {
+        h: shape[1],
+        w: shape[2],
+        d: shape[3],
+    };
+    let (row, gradient) = (grid.w * grid.d, elements::<T>(gradient));
+    let fill = |out: &mut [MaybeUninit<f32>]| {
+        out.par_chunks_mut(row.max(1)).enumerate().for_each(|(i, out)| {
+            for (column, out) in out.chunks_exact_mut(grid.d).enumerate() {
+                out.fill(MaybeUninit::new(0.0));
+                // A token is in place 8 - i of the one in its place i.
+                for (i, token) in grid.around(i * grid.w + column).into_iter().enumerate() {
+                    let Some(token) = token else { continue };
+                    let part = &gradient[(token * 9 + 8 - i) * grid.d..][..grid.d];
+                    add(out, part);
+                }
+            }
+        });
+    };
+    // SAFETY: each token is written.
+    unsafe { written(shape, fill) }
+}
+
 /// `out += x` of numbers that were written.
-fn add(out: &mut [MaybeUninit<f32>], x: &[f32]) {
+fn add<T: Number>(out: &mut [MaybeUninit<f32>], x: &[T]) {
     for (out, x) in out.iter_mut().zip(x) {
         // SAFETY: the caller has filled it.
-        let sum = unsafe { out.assume_init() } + x;
+        let sum = unsafe { out.assume_init() } + x.wide();
         out.write(sum);
     }
 }

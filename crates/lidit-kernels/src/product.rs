@@ -2,25 +2,35 @@
 
 use std::mem::MaybeUninit;
 
+use burn::tensor::bf16;
 use gemm::Parallelism;
+
+use crate::number::Number;
 
 /// Multiply-adds from which on a product is worth several threads.
 const PARALLEL: usize = 64 * 64 * 64;
 
 /// A matrix in somebody's memory.
-pub struct Matrix<'a> {
-    values: &'a [f32],
+#[derive(Clone, Copy)]
+pub struct Matrix<'a, T = f32> {
+    values: &'a [T],
     size: [usize; 2],
-    strides: [isize; 2],
+    strides: [usize; 2],
 }
 
-impl<'a> Matrix<'a> {
+impl<'a, T: Number> Matrix<'a, T> {
     /// Contiguous rows of `width`.
-    pub fn new(values: &'a [f32], width: usize) -> Self {
+    pub fn new(values: &'a [T], width: usize) -> Self {
+        Self::with_size(values, [values.len() / width, width])
+    }
+
+    /// Contiguous rows, also of no width.
+    pub fn with_size(values: &'a [T], size: [usize; 2]) -> Self {
+        assert_eq!(values.len(), size[0] * size[1], "the values of a matrix");
         Self {
             values,
-            size: [values.len() / width, width],
-            strides: [width as isize, 1],
+            size,
+            strides: [size[1], 1],
         }
     }
 
@@ -32,6 +42,40 @@ impl<'a> Matrix<'a> {
             strides: [right, down],
             ..self
         }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.size[0]
+    }
+
+    /// Number of columns.
+    pub fn columns(&self) -> usize {
+        self.size[1]
+    }
+
+    /// Whether the numbers of a row lie side by side.
+    pub fn has_whole_rows(&self) -> bool {
+        self.strides[1] == 1
+    }
+
+    /// A row of a matrix that [has whole rows](Self::has_whole_rows).
+    #[inline(always)]
+    pub fn row(&self, row: usize) -> &'a [T] {
+        &self.values[row * self.strides[0]..][..self.size[1]]
+    }
+
+    /// One number.
+    #[inline(always)]
+    pub fn at(&self, row: usize, column: usize) -> T {
+        self.values[row * self.strides[0] + column * self.strides[1]]
+    }
+
+    /// The matrix itself where it is in bf16 already.
+    pub fn as_bf16(&self) -> Option<Matrix<'a, bf16>> {
+        let values = T::as_bf16(self.values)?;
+        let Self { size, strides, .. } = *self;
+        Some(Matrix { values, size, strides })
     }
 }
 
@@ -63,11 +107,11 @@ pub fn product(a: &Matrix<'_>, b: &Matrix<'_>, bias: Option<&[f32]>, out: &mut [
             n as isize,
             bias.is_some(),
             a.values.as_ptr(),
-            a.strides[1],
-            a.strides[0],
+            a.strides[1] as isize,
+            a.strides[0] as isize,
             b.values.as_ptr(),
-            b.strides[1],
-            b.strides[0],
+            b.strides[1] as isize,
+            b.strides[0] as isize,
             1.0,
             1.0,
             false,

@@ -6,6 +6,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::flex::CHUNK;
+use crate::number::Number;
 use crate::simd::dispatch;
 
 /// Elements of a task of whole rows of `width`.
@@ -89,7 +90,7 @@ pub fn add_product(sums: &mut [f32], a: &[f32], b: &[f32], f: impl Fn(f32, f32) 
 }
 
 /// The sum over the rows of a matrix of `width` columns.
-pub fn column_sums(values: &[f32], width: usize) -> Vec<f32> {
+pub fn column_sums<T: Number>(values: &[T], width: usize) -> Vec<f32> {
     let task = row_tasks(width);
     let mut partial = vec![0.0; values.len().div_ceil(task) * width];
     partial
@@ -101,13 +102,13 @@ pub fn column_sums(values: &[f32], width: usize) -> Vec<f32> {
     total
 }
 
-dispatch!(add_rows, add_rows_body, (rows: &[f32], sums: &mut [f32]));
+dispatch!(add_rows<T: Number>, add_rows_body, (rows: &[T], sums: &mut [f32]));
 
 #[inline(always)]
-fn add_rows_body(rows: &[f32], sums: &mut [f32]) {
+fn add_rows_body<T: Number>(rows: &[T], sums: &mut [f32]) {
     for row in rows.chunks_exact(sums.len()) {
         for (sum, value) in sums.iter_mut().zip(row) {
-            *sum += value;
+            *sum += value.wide();
         }
     }
 }

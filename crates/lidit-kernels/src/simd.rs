@@ -2,16 +2,16 @@
 
 /// Compiles one body for AVX-512, AVX2 and the baseline, and takes the best that the CPU has.
 macro_rules! dispatch {
-    ($name:ident, $body:ident, ($($arg:ident: $type:ty),*)) => {
-        fn $name($($arg: $type),*) {
+    ($name:ident $(<$($kind:ident: $bound:path),+>)?, $body:ident, ($($arg:ident: $type:ty),*)) => {
+        fn $name $(<$($kind: $bound),+>)? ($($arg: $type),*) {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,fma")]
-                fn avx512($($arg: $type),*) {
+                fn avx512 $(<$($kind: $bound),+>)? ($($arg: $type),*) {
                     $body($($arg),*);
                 }
                 #[target_feature(enable = "avx2,fma")]
-                fn avx2($($arg: $type),*) {
+                fn avx2 $(<$($kind: $bound),+>)? ($($arg: $type),*) {
                     $body($($arg),*);
                 }
                 if $crate::simd::has_avx512() {
@@ -34,6 +34,7 @@ pub const LANES: usize = 16;
 
 /// Whether the functions that [`dispatch`] compiles for AVX-512 may be called.
 #[cfg(target_arch = "x86_64")]
+#[inline]
 pub fn has_avx512() -> bool {
     use std::is_x86_feature_detected as has;
     has!("avx512f") && has!("avx512dq") && has!("avx512vl") && has!("avx512bw") && has!("fma")
@@ -41,6 +42,7 @@ pub fn has_avx512() -> bool {
 
 /// Whether the functions that [`dispatch`] compiles for AVX2 may be called.
 #[cfg(target_arch = "x86_64")]
+#[inline]
 pub fn has_avx2() -> bool {
     use std::is_x86_feature_detected as has;
     has!("avx2") && has!("fma")

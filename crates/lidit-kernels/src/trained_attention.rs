@@ -2,7 +2,7 @@
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
-use burn::tensor::{FloatDType, Tensor};
+use burn::tensor::{DType, FloatDType, Tensor};
 use burn_autodiff::NodeId;
 use burn_autodiff::checkpoint::base::Checkpointer;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -12,7 +12,7 @@ use burn_flex::FlexTensor;
 
 use crate::attention_chunks::{self, Tape};
 use crate::autodiff::{kept, register};
-use crate::flex::{is_on_gpu, is_trained_on_flex};
+use crate::flex::{is_bf16_on_flex, is_on_gpu, is_trained_on_flex, narrowed, widened};
 use crate::trained_attention_flex::{backward, forward};
 use crate::visible_keys::{MaskKind, VisibleKeys};
 
@@ -21,7 +21,7 @@ use crate::visible_keys::{MaskKind, VisibleKeys};
 /// `q` is `[B, N, H, d]`, `k` and `v` are `[B, T, H, d]`; the result is `[B, N, H, d]` in the type of `v`. Scores and
 /// softmax are f32. A query that sees no key gets exactly zero. Source: Vaswani et al., arXiv 1706.03762, section 3.2;
 /// without scores in memory, forward and backward: Dao et al., arXiv 2205.14135. Values and gradients within 1e-5 of
-/// [`trained_attention_reference`] in f32.
+/// [`trained_attention_reference`] in f32; with values in bf16 the CPU rounds the result alone.
 pub fn trained_attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, visible: Option<&VisibleKeys>) -> Tensor<4> {
     let [batch, num_queries, num_heads, head_dim] = q.dims();
     let num_keys = k.dims()[1];
@@ -35,13 +35,14 @@ pub fn trained_attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, visible: Opti
         };
         assert_eq!(visible.bias.dims(), [batch, 1, rows, num_keys], "a mask for these keys");
     }
-    // On a GPU in the type of `v`, whichever; on the CPU there is a fused operation for f32.
+    // On a GPU in the type of `v`, whichever; on the CPU there is a fused operation for f32 queries and keys.
     let [q, k] = if is_on_gpu(&v) {
         [q, k].map(|x| x.cast(v.dtype()))
     } else {
         [q, k]
     };
-    if !is_on_gpu(&v) && ![&q, &k, &v].into_iter().all(is_trained_on_flex) {
+    let on_flex = (is_trained_on_flex(&v) || is_bf16_on_flex(&v)) && [&q, &k].into_iter().all(is_trained_on_flex);
+    if !on_flex && !is_on_gpu(&v) {
         return trained_attention_reference(q, k, v, visible);
     }
     let (bias, kind) = match visible {
@@ -139,7 +140,7 @@ impl AttentionOps for burn::backend::Cube {}
 
 impl AttentionOps for Flex {
     fn attend(q: FlexTensor, k: FlexTensor, v: FlexTensor, bias: FlexTensor, kind: MaskKind) -> FlexTensor {
-        forward([q, k, v], bias, kind).0
+        Self::attend_with_sums(q, k, v, bias, kind).0
     }
 
     fn attend_with_sums(
@@ -149,7 +150,9 @@ impl AttentionOps for Flex {
         bias: FlexTensor,
         kind: MaskKind,
     ) -> (FlexTensor, FlexTensor) {
-        forward([q, k, v], bias, kind)
+        let dtype = v.dtype();
+        let (mixed, sums) = forward([q, k, widened(v)], bias, kind);
+        (in_type(mixed, dtype), sums)
     }
 
     fn attend_backward(
@@ -162,9 +165,15 @@ impl AttentionOps for Flex {
         gradient: FlexTensor,
         kind: MaskKind,
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
-        let [of_q, of_k, of_v] = backward([q, k, v], bias, [mixed, sums, gradient], kind);
-        (of_q, of_k, of_v)
+        let dtype = v.dtype();
+        let given = [widened(mixed), sums, widened(gradient)];
+        let [of_q, of_k, of_v] = backward([q, k, widened(v)], bias, given, kind);
+        (of_q, of_k, in_type(of_v, dtype))
     }
+}
+
+fn in_type(x: FlexTensor, dtype: DType) -> FlexTensor {
+    if dtype == DType::BF16 { narrowed(x) } else { x }
 }
 
 impl<B: AttentionOps, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> {

@@ -78,10 +78,11 @@ impl SelfAttention {
 
     /// `[B, N, D]` to `[B, N, D]`.
     pub fn forward(&self, x: Tensor<3>, visible: Option<&VisibleKeys>) -> Tensor<3> {
-        let q = self.norm.query.heads(self.query.forward(x.clone()));
-        let k = self.norm.key.heads(self.key.forward(x.clone()));
+        let q = self.norm.query.heads(self.query.forward_wide(x.clone()));
+        let k = self.norm.key.heads(self.key.forward_wide(x.clone()));
         let v = cut_heads(self.value.forward(x), self.norm.head_dim());
-        self.output.forward(trained_attention(q, k, v, visible).flatten(2, 3))
+        self.output
+            .forward_wide(trained_attention(q, k, v, visible).flatten(2, 3))
     }
 }
 
@@ -100,10 +101,11 @@ impl CrossAttention {
 
     /// `x` `[B, N, D]` attends to `context` `[B, T, D]`; the result is `[B, N, D]`.
     pub fn forward(&self, x: Tensor<3>, context: Tensor<3>, visible: Option<&VisibleKeys>) -> Tensor<3> {
-        let q = self.norm.query.heads(self.query.forward(x));
-        let k = self.norm.key.heads(self.key.forward(context.clone()));
+        let q = self.norm.query.heads(self.query.forward_wide(x));
+        let k = self.norm.key.heads(self.key.forward_wide(context.clone()));
         let v = cut_heads(self.value.forward(context), self.norm.head_dim());
-        self.output.forward(trained_attention(q, k, v, visible).flatten(2, 3))
+        self.output
+            .forward_wide(trained_attention(q, k, v, visible).flatten(2, 3))
     }
 }
 

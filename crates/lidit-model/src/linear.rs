@@ -2,7 +2,7 @@
 
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Device, Shape, Tensor};
-use lidit_kernels::linear;
+use lidit_kernels::{linear, wide_linear};
 
 /// `y = x W + b`, computed in the type of `W`.
 ///
@@ -28,7 +28,12 @@ impl Linear {
     /// Maps the last axis: `[.., in]` to `[.., out]`, in the weight's type.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let weight = self.weight.val();
-        linear(x.cast(weight.dtype()), weight, self.bias.val())
+        linear(x, weight, self.bias.val())
+    }
+
+    /// As [`forward`](Self::forward) with a result in f32, for what computes in f32 anyway.
+    pub fn forward_wide<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        wide_linear(x, self.weight.val(), self.bias.val())
     }
 }
 

@@ -27,8 +27,7 @@ impl Mlp {
 
     /// `[B, N, D]` to `[B, N, D]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let x = self.linear_in.forward(x).cast(FloatDType::F32); // one rounding, not one an operation
-        self.linear_out.forward(gelu(x))
+        self.linear_out.forward_wide(gelu(self.linear_in.forward_wide(x)))
     }
 }
 

@@ -166,3 +166,42 @@ impl StepBench {
         Ok(micro_batches)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
+    use burn::backend::Flex;
+    use burn::tensor::Tensor;
+
+    use super::*;
+
+    #[test]
+    fn masters_and_averages_are_updated_where_they_lie() {
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/run/debug.toml");
+        for precision in ["f32", "bf16"] {
+            let config = RunConfig::load(&config, &[format!("train.precision={precision:?}")]).unwrap();
+            let shape = SyntheticShape {
+                context_dims: vec![8, 12],
+                text_tokens: vec![5, 3],
+                size: 16,
+            };
+            let mut bench = StepBench::synthetic(config, &Device::flex(), &shape).unwrap();
+            let address = |x: &Tensor<1>| x.clone().try_into_primitive::<Flex>().unwrap().bytes().as_ptr();
+            let addresses = |state: &TrainState| {
+                let averages = state.ema.iter().flat_map(|ema| ema.weights());
+                let vectors = state.optimizer.masters().iter().chain(averages);
+                vectors.map(address).collect::<Vec<_>>()
+            };
+            // The first step parts what the state's vectors shared.
+            bench.step(None).unwrap();
+            let places = addresses(&bench.state);
+            assert_eq!(places.len(), 3);
+            for _ in 0..2 {
+                bench.step(None).unwrap();
+                assert_eq!(addresses(&bench.state), places, "{precision}");
+            }
+        }
+    }
+}
