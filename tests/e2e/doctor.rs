@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::lidit::{command, debug_config, json, run, stderr};
+use crate::lidit::{command, debug_config, error, json, run, stderr};
 
 /// Runs the doctor over the debug run, to be kept in `run_dir`, with `extra` arguments; it must exit with `code`.
 fn examine(run_dir: &Path, extra: &[&str], code: i32) -> Vec<Value> {
@@ -287,4 +287,69 @@ fn a_rank_that_does_not_come_is_a_line_too() {
         "{checks:#?}"
     );
     assert_ne!(status(checks, "disk write"), "failed", "it looked at the rest");
+}
+
+#[test]
+fn every_operation_is_tried_beside_its_reference() {
+    let dir = tempfile::tempdir().unwrap();
+    let report = json(&["doctor", "--kernels", "--run-dir", dir.path().to_str().unwrap()], 0);
+    let checks = report["checks"].as_array().unwrap();
+    let kernels: Vec<&Value> = checks
+        .iter()
+        .filter(|check| check["name"].as_str().unwrap().starts_with("kernel "))
+        .collect();
+    assert!(kernels.len() >= 12, "{kernels:#?}");
+    for kernel in &kernels {
+        assert_eq!(kernel["status"], "ok", "{kernel:#}");
+        assert!(kernel["found"].as_str().unwrap().contains("f32 off by"), "{kernel:#}");
+    }
+    let without = json(&["doctor", "--run-dir", dir.path().to_str().unwrap()], 0);
+    let names = without["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|check| check["name"].as_str().unwrap());
+    assert!(
+        names.clone().all(|name| !name.starts_with("kernel ")),
+        "{:?}",
+        names.collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn a_gpu_without_cuda_in_the_binary_is_one_error_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, run_dir) = (debug_config(), dir.path().join("run"));
+    let args = [
+        "train",
+        config.to_str().unwrap(),
+        "--device",
+        "cuda",
+        "--run-dir",
+        run_dir.to_str().unwrap(),
+    ];
+    let error = error(&args);
+    assert!(
+        error.contains("built without CUDA") && error.contains("build-cuda.sh"),
+        "{error}"
+    );
+    assert!(!error.contains("panicked") && !run_dir.exists(), "{error}");
+    let failed = json(
+        &[
+            "doctor",
+            "--kernels",
+            "--device",
+            "cuda",
+            "--run-dir",
+            run_dir.to_str().unwrap(),
+        ],
+        1,
+    );
+    let checks = failed["checks"].as_array().unwrap();
+    assert!(
+        check(checks, "kernels")["found"]
+            .as_str()
+            .unwrap()
+            .contains("built without CUDA")
+    );
 }

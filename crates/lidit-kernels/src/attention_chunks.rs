@@ -10,8 +10,8 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 use burn::tensor::{DType, FloatDType, Shape, Slice};
 
-/// Scores of one chunk, at most: 256 MiB of them in f32, of which a handful is alive at a time.
-const MAX_SCORES: usize = 1 << 26;
+/// Scores of one chunk, at most: 512 MiB of them in f32, of which a handful is alive at a time.
+const MAX_SCORES: usize = 1 << 27;
 /// Half of what hides a key: a query whose largest score is below it sees none.
 const UNSEEN: f32 = -5e8;
 /// The log-sum-exp of a query that sees no key: every weight made again from it is zero.

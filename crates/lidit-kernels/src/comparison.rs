@@ -5,10 +5,11 @@ use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 use crate::attention::{AttentionScores, attention, attention_reference};
 use crate::attention_mask::{AttentionMask, Reach};
 use crate::{
-    VisibleKeys, gated_gelu, gated_gelu_reference, gated_residual, gated_residual_reference, gated_silu,
-    gated_silu_reference, gelu, gelu_reference, layer_norm, layer_norm_reference, linear, linear_reference, neighbours,
-    neighbours_reference, norm_modulate, norm_modulate_reference, rms_norm, rms_norm_reference, rotate,
-    rotate_reference, trained_attention, trained_attention_reference,
+    AdamW, FlatAverage, FlatSegment, GradientScale, VisibleKeys, flat_update, flat_update_reference, gated_gelu,
+    gated_gelu_reference, gated_residual, gated_residual_reference, gated_silu, gated_silu_reference, gelu,
+    gelu_reference, layer_norm, layer_norm_reference, linear, linear_reference, neighbours, neighbours_reference,
+    norm_modulate, norm_modulate_reference, rms_norm, rms_norm_reference, rotate, rotate_reference, row_squares,
+    row_squares_reference, trained_attention, trained_attention_reference,
 };
 
 const EPSILON: f32 = 1e-6;
@@ -116,12 +117,9 @@ pub fn comparisons() -> Vec<Comparison> {
                 &[&[&[3, 5, 7], &[7, 11], &[11]], &[&[2, 65, 72], &[72, 200], &[200]]],
                 |x| flat(linear(x[0].axes::<3>(), x[1].axes(), x[2].axes())),
                 |x| {
-                    flat(linear_reference(
-                        x[0].axes::<3>(),
-                        x[1].axes(),
-                        x[2].axes(),
-                        FloatDType::F32,
-                    ))
+                    let weight = x[1].axes();
+                    let out = weight.dtype().into();
+                    flat(linear_reference(x[0].axes::<3>(), weight, x[2].axes(), out))
                 },
             )
         },
@@ -184,6 +182,24 @@ pub fn comparisons() -> Vec<Comparison> {
                 |x| frozen_attention(x, attention_reference),
             )
         },
+        Comparison {
+            dtypes: &[FloatDType::F32],
+            ..frozen(
+                "row_squares",
+                &[&[&[5]], &[&[4096]], &[&[9001]]],
+                |x| row_squares(&x[0].flat, 3.0),
+                |x| row_squares_reference(&x[0].flat, 3.0),
+            )
+        },
+        Comparison {
+            dtypes: &[FloatDType::F32],
+            ..frozen(
+                "flat_update",
+                &[&[&[5], &[5], &[5]], &[&[40_007], &[40_007], &[40_007]]],
+                |x| two_updates(x, flat_update),
+                |x| two_updates(x, flat_update_reference),
+            )
+        },
     ]
 }
 
@@ -210,6 +226,37 @@ fn hidden_keys_attention(
     let valid = TensorData::new(valid.collect::<Vec<bool>>(), [rows, keys]);
     let visible = VisibleKeys::keys(Tensor::from_data(valid, &q.device()));
     flat(attention(q, k, v, Some(&visible)))
+}
+
+type Update = fn(Tensor<1>, &Tensor<1>, GradientScale, f64, &mut [FlatSegment], &mut [FlatAverage<'_>]) -> Tensor<1>;
+
+/// Masters, moments and an average after two updates, the first one without a history.
+fn two_updates(x: &[Input], update: Update) -> Tensor<1> {
+    let [mut masters, sum, mut average] = [0, 1, 2].map(|i| x[i].flat.clone());
+    let mut segments = [FlatSegment {
+        range: 0..x[0].shape[0],
+        lr_ratio: 0.5,
+        adamw: AdamW {
+            betas: [0.9, 0.99],
+            epsilon: 1e-8,
+            weight_decay: 0.1,
+        },
+        moments: None,
+    }];
+    let scale = GradientScale {
+        divisor: 3.0,
+        factor: 0.7,
+    };
+    for lr in [1e-2, 3e-2] {
+        let mut averages = [FlatAverage {
+            keep: 0.9,
+            weights: &mut average,
+        }];
+        masters = update(masters, &sum, scale, lr, &mut segments, &mut averages);
+    }
+    let moments = segments.into_iter().filter_map(|segment| segment.moments);
+    let moments = moments.flat_map(|moments| [moments.first, moments.second]);
+    Tensor::cat([masters, average].into_iter().chain(moments).collect(), 0)
 }
 
 type Attention =

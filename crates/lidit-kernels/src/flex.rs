@@ -33,6 +33,11 @@ fn is_on_flex<const D: usize>(x: &Tensor<D>) -> bool {
     matches!(device.as_dispatch(), DispatchDevice::Flex(_))
 }
 
+/// Whether `x` is an f32 tensor whose operations have a backward of their own: of the CPU or a GPU.
+pub fn is_fused<const D: usize>(x: &Tensor<D>) -> bool {
+    is_trained_on_flex(x) || x.dtype() == DType::F32 && is_on_gpu(x)
+}
+
 /// Whether `x` is a tensor of a GPU.
 #[cfg(feature = "cuda")]
 pub fn is_on_gpu<const D: usize>(x: &Tensor<D>) -> bool {

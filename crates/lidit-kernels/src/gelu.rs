@@ -1,9 +1,9 @@
 //! GELU in its tanh form.
 
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, DispatchDevice, Flex, backend_extension};
+use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension};
+use burn::tensor::Tensor;
 use burn::tensor::activation::sigmoid;
-use burn::tensor::{DType, Tensor};
 use burn_autodiff::NodeId;
 use burn_autodiff::checkpoint::base::Checkpointer;
 use burn_autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -12,21 +12,21 @@ use burn_autodiff::ops::{Backward, Ops, OpsKind, unary};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use crate::flex::{CHUNK, new_flex, values};
+use crate::composed;
+use crate::flex::{CHUNK, is_fused, new_flex, values};
 use crate::simd::{dispatch, logistic};
 
 /// `2 sqrt(2 / pi)`.
-const LINEAR: f32 = 1.595_769;
+pub const LINEAR: f32 = 1.595_769;
 /// The cubic term's share, `0.044715 * LINEAR`.
-const CUBIC: f32 = 0.071_354_814;
+pub const CUBIC: f32 = 0.071_354_814;
 
 /// `0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`, elementwise, with its own backward.
 ///
 /// Source: Hendrycks and Gimpel, arXiv 1606.08415, section 2. Values within 1e-6, gradients within 4e-6 of
 /// [`gelu_reference`] in f32.
 pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    let device = x.device().without_autodiff();
-    if x.dtype() == DType::F32 && matches!(device.as_dispatch(), DispatchDevice::Flex(_)) {
+    if is_fused(&x) {
         Tensor::from_dispatch(<Dispatch as GeluOps>::gelu_tanh(x.into_dispatch()))
     } else {
         gelu_reference(x)
@@ -40,13 +40,20 @@ pub fn gelu_reference<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 }
 
 /// The fused operation and its derivative, per backend.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
 pub trait GeluOps: Backend {
     /// GELU of `x`.
-    fn gelu_tanh(x: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn gelu_tanh(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        composed::gelu::<Self>(x)
+    }
     /// The gradient of `x` from the gradient of the result.
-    fn gelu_tanh_backward(x: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn gelu_tanh_backward(x: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self> {
+        composed::gelu_backward::<Self>(x, gradient)
+    }
 }
+
+#[cfg(feature = "cuda")]
+impl GeluOps for burn::backend::Cube {}
 
 impl GeluOps for Flex {
     fn gelu_tanh(x: FlexTensor) -> FlexTensor {

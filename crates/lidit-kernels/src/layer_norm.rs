@@ -14,7 +14,8 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use crate::autodiff::{kept, register};
-use crate::flex::{is_trained_on_flex, new_flex, values, written};
+use crate::composed;
+use crate::flex::{is_fused, new_flex, values, written};
 use crate::row_sums::{RowSums, add_product, row_tasks};
 use crate::simd::{dispatch, sum, sum_of_two};
 
@@ -23,7 +24,7 @@ use crate::simd::{dispatch, sum, sum_of_two};
 /// Source: Ba et al., arXiv 1607.06450, without gain and offset. Values and gradients within 1e-5 of
 /// [`layer_norm_reference`] in f32.
 pub fn layer_norm<const D: usize>(x: Tensor<D>, eps: f32) -> Tensor<D> {
-    if is_trained_on_flex(&x) {
+    if is_fused(&x) {
         Tensor::from_dispatch(<Dispatch as LayerNormOps>::normalised(x.into_dispatch(), eps))
     } else {
         layer_norm_reference(x, eps)
@@ -45,7 +46,7 @@ pub fn norm_modulate(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>, eps: f32)
     let [batch, _, width] = x.dims();
     assert_eq!(shift.dims(), [batch, 1, width], "one shift a picture");
     assert_eq!(scale.dims(), [batch, 1, width], "one scale a picture");
-    if [&x, &shift, &scale].into_iter().all(is_trained_on_flex) {
+    if [&x, &shift, &scale].into_iter().all(is_fused) {
         let [x, shift, scale] = [x, shift, scale].map(Tensor::into_dispatch);
         Tensor::from_dispatch(<Dispatch as LayerNormOps>::norm_modulate(x, shift, scale, eps))
     } else {
@@ -59,27 +60,38 @@ pub fn norm_modulate_reference(x: Tensor<3>, shift: Tensor<3>, scale: Tensor<3>,
 }
 
 /// The fused operations and their derivatives, per backend.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
 pub trait LayerNormOps: Backend {
     /// Layer norm over the last axis of `x`.
-    fn normalised(x: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
+    fn normalised(x: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        composed::layer_norm::<Self>(x, eps)
+    }
     /// The gradient of `x` from the gradient of the result.
-    fn normalised_backward(x: FloatTensor<Self>, gradient: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
+    fn normalised_backward(x: FloatTensor<Self>, gradient: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        composed::layer_norm_backward::<Self>(x, gradient, eps)
+    }
     /// Layer norm of `x [B, N, D]`, times `1 + scale`, plus `shift`, each `[B, 1, D]`.
     fn norm_modulate(
         x: FloatTensor<Self>,
         shift: FloatTensor<Self>,
         scale: FloatTensor<Self>,
         eps: f32,
-    ) -> FloatTensor<Self>;
+    ) -> FloatTensor<Self> {
+        composed::norm_modulate::<Self>(x, shift, scale, eps)
+    }
     /// The gradients of `x`, `shift` and `scale` from the gradient of the result.
     fn norm_modulate_backward(
         x: FloatTensor<Self>,
         scale: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
         eps: f32,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        composed::norm_modulate_backward::<Self>(x, scale, gradient, eps)
+    }
 }
+
+#[cfg(feature = "cuda")]
+impl LayerNormOps for burn::backend::Cube {}
 
 impl LayerNormOps for Flex {
     fn normalised(x: FlexTensor, eps: f32) -> FlexTensor {

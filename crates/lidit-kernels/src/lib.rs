@@ -2,8 +2,9 @@
 //! backward; and the passes over flat vectors that an update makes.
 //!
 //! On the CPU (burn-flex) they run as one pass over memory on all cores, in f32; matrix products are f32 or, where the
-//! weights are, bf16 with f32 sums. Anywhere else they are their reference, which burn-fusion joins on a GPU. Results
-//! depend on the CPU's instruction set in the last bits.
+//! weights are, bf16 with f32 sums. On a GPU those that are trained keep their own backward, made of the backend's
+//! operations, which burn-fusion joins. Anything else is the reference. Results depend on the CPU's instruction set in the
+//! last bits.
 
 mod attention;
 mod attention_chunks;
@@ -11,6 +12,7 @@ mod attention_flex;
 mod attention_mask;
 mod autodiff;
 mod comparison;
+mod composed;
 mod flat_update;
 mod flex;
 mod frozen_matrix;
@@ -50,6 +52,6 @@ pub use neighbours::{neighbours, neighbours_reference};
 pub use rms_norm::{rms_norm, rms_norm_reference};
 pub use rope::{rotate, rotate_reference};
 pub use round::round_to_bf16;
-pub use sum_of_squares::{SQUARES_ROW, sum_of_squares, sum_of_squares_reference};
+pub use sum_of_squares::{SQUARES_ROW, row_squares, row_squares_reference, sum_of_squares};
 pub use trained_attention::{trained_attention, trained_attention_reference};
 pub use visible_keys::{MaskKind, VisibleKeys};

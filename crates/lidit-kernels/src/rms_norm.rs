@@ -14,7 +14,8 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use crate::autodiff::{kept, register};
-use crate::flex::{is_trained_on_flex, map_owned, new_flex, values, written};
+use crate::composed;
+use crate::flex::{is_fused, map_owned, new_flex, values, written};
 use crate::row_sums::{RowSums, add_product, row_tasks};
 use crate::simd::{dispatch, sum, sum_of_two};
 
@@ -24,7 +25,7 @@ use crate::simd::{dispatch, sum, sum_of_two};
 /// [`rms_norm_reference`].
 pub fn rms_norm<const D: usize>(x: Tensor<D>, gain: Tensor<1>, eps: f32) -> Tensor<D> {
     assert_eq!(x.dims()[D - 1], gain.dims()[0], "the gain is as wide as what it scales");
-    if is_trained_on_flex(&x) && is_trained_on_flex(&gain) {
+    if is_fused(&x) && is_fused(&gain) {
         let (x, gain) = (x.into_dispatch(), gain.into_dispatch());
         Tensor::from_dispatch(<Dispatch as RmsNormOps>::scaled_rms_norm(x, gain, eps))
     } else {
@@ -40,18 +41,25 @@ pub fn rms_norm_reference<const D: usize>(x: Tensor<D>, gain: Tensor<1>, eps: f3
 }
 
 /// The fused operation and its derivatives, per backend.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "cuda"), Autodiff)]
 pub trait RmsNormOps: Backend {
     /// The norm of `x` over its last axis, times `gain`.
-    fn scaled_rms_norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, eps: f32) -> FloatTensor<Self>;
+    fn scaled_rms_norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        composed::rms_norm::<Self>(x, gain, eps)
+    }
     /// The gradients of `x` and `gain` from the gradient of the result.
     fn scaled_rms_norm_backward(
         x: FloatTensor<Self>,
         gain: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
         eps: f32,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        composed::rms_norm_backward::<Self>(x, gain, gradient, eps)
+    }
 }
+
+#[cfg(feature = "cuda")]
+impl RmsNormOps for burn::backend::Cube {}
 
 impl RmsNormOps for Flex {
     fn scaled_rms_norm(x: FlexTensor, gain: FlexTensor, eps: f32) -> FlexTensor {

@@ -284,6 +284,8 @@ impl<'a> Session<'a> {
         let grid = self
             .previews
             .draw(&model, &self.conditioner, &self.latents, &self.config, &device, world)?;
+        // A GPU's memory in shapes that no step has a use for.
+        device.memory_cleanup();
         recorder.grid(self.state.step, &grid)
     }
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use lidit_data::{Bucket, MicroBatch, SampleSum};
 use lidit_dist::World;
-use lidit_kernels::{GradientScale, updates_in_place};
+use lidit_kernels::{GradientScale, row_squares, updates_in_place};
 use lidit_model::{Conditioning, ImageTokens, LiDit, LossBatch, Losses, PromptBatch, forward_flops};
 
 use crate::checkpoint_writer::Progress;
@@ -20,6 +20,7 @@ use crate::layout::{FlatGradients, FlatLayout};
 use crate::local_sums::LocalSums;
 use crate::loss_bins::LossBins;
 use crate::loss_watch::IncidentKind;
+use crate::optimizer::host;
 use crate::phase_clock::{Phase, PhaseClock};
 use crate::sample_draws::draw;
 use crate::schedule::LrSchedule;
@@ -106,6 +107,47 @@ impl StepStats {
     }
 }
 
+/// What a step's gradients and losses come to over all ranks.
+struct Reduced {
+    total: LocalSums,
+    /// This rank's own range of the sum of gradients.
+    sum: Tensor<1>,
+    /// Of the mean gradient.
+    grad_norm: f64,
+}
+
+/// A micro-batch's losses while they are on the device, and what is known without them.
+struct DeviceLosses {
+    /// The weighted sum, then the loss of each sample.
+    numbers: Tensor<1>,
+    times: Vec<f32>,
+    weights: Vec<f32>,
+    /// All but the losses.
+    sums: LocalSums,
+}
+
+impl DeviceLosses {
+    /// The micro-batch's sums; takes its own `numbers` off the front.
+    fn read(self, numbers: &mut &[f32]) -> LocalSums {
+        let (own, rest) = numbers.split_at(1 + self.times.len());
+        *numbers = rest;
+        LocalSums {
+            loss: f64::from(own[0]),
+            loss_bins: LossBins::of_samples(&self.times, &own[1..], &self.weights),
+            ..self.sums
+        }
+    }
+}
+
+/// The numbers of some flat tensors, one after the other, in one transfer.
+fn read_together(tensors: impl Iterator<Item = Tensor<1>>) -> Vec<f32> {
+    let tensors: Vec<_> = tensors.collect();
+    if tensors.is_empty() {
+        return Vec::new();
+    }
+    host(&Tensor::cat(tensors, 0))
+}
+
 impl Stepper<'_> {
     /// Runs `micro_batches` forward and backward, reduces, clips, and updates `state` by one step. A step whose loss or
     /// gradient is not finite moves on in the stream and updates nothing.
@@ -113,16 +155,13 @@ impl Stepper<'_> {
     /// # Errors
     /// A peer was lost, or a prompt can't be encoded.
     pub fn step(&self, state: &mut TrainState, micro_batches: &[MicroBatch]) -> Result<StepStats> {
-        let (mut gradients, mut local) = self.accumulate(state, micro_batches, |_, _, _| ())?;
+        let mut losses = Vec::with_capacity(micro_batches.len());
+        let mut gradients = self.sum(state, micro_batches, |_, _, own| losses.push(own))?;
         if let Some(fault) = self.fault {
             gradients = fault.strike(state.step + 1, gradients);
         }
-        local.stop = f64::from(u8::from(self.is_stop_due(state.step + 1)));
-        local.saving = self.saving;
-        let total = local.over_all_ranks(self.world)?;
+        let Reduced { total, sum, grad_norm } = self.reduce(state.step + 1, gradients, losses)?;
         let usable = total.usable.max(1.0);
-        let sum = self.ownership.reduce(gradients, self.world)?;
-        let grad_norm = self.ownership.norm(&sum, usable, self.world)?;
         self.mark(Phase::Reduce);
         let loss = total.loss / usable;
         let lr = LrSchedule::new(&self.config.train).lr(state.step);
@@ -149,6 +188,30 @@ impl Stepper<'_> {
         })
     }
 
+    /// What this rank's sums in `step`, which is under way, come to over all ranks.
+    ///
+    /// A rank alone reads losses and norm in one transfer, once all that leads to them is queued on the device.
+    fn reduce(&self, step: u64, gradients: Tensor<1>, losses: Vec<DeviceLosses>) -> Result<Reduced> {
+        let counted = losses.iter().map(|losses| losses.sums.usable).sum::<f64>();
+        let squares = (self.world.size() == 1).then(|| row_squares(&gradients, counted.max(1.0)));
+        let numbers = losses.iter().map(|losses| losses.numbers.clone());
+        let numbers = read_together(numbers.chain(squares.clone()));
+        let mut numbers = numbers.as_slice();
+        let mut local = LocalSums::default();
+        for losses in losses {
+            local.add(&losses.read(&mut numbers));
+        }
+        local.stop = f64::from(u8::from(self.is_stop_due(step)));
+        local.saving = self.saving;
+        let total = local.over_all_ranks(self.world)?;
+        let sum = self.ownership.reduce(gradients, self.world)?;
+        let grad_norm = match squares {
+            Some(_) => numbers.iter().map(|&square| f64::from(square)).sum::<f64>().sqrt(),
+            None => self.ownership.norm(&sum, total.usable.max(1.0), self.world)?,
+        };
+        Ok(Reduced { total, sum, grad_norm })
+    }
+
     /// The sum of some micro-batches' gradients in flat space, `[len]`, and their share of the step's sums; `each` sees
     /// every micro-batch with its own gradient and sums.
     pub(crate) fn accumulate(
@@ -157,21 +220,36 @@ impl Stepper<'_> {
         micro_batches: &[MicroBatch],
         mut each: impl FnMut(&MicroBatch, &Tensor<1>, &LocalSums),
     ) -> Result<(Tensor<1>, LocalSums)> {
-        let mut gradients: Option<Tensor<1>> = None;
         let mut local = LocalSums::default();
+        let gradients = self.sum(state, micro_batches, |batch, gradient, losses| {
+            let numbers = read_together(std::iter::once(losses.numbers.clone()));
+            let sums = losses.read(&mut numbers.as_slice());
+            each(batch, gradient, &sums);
+            local.add(&sums);
+        })?;
+        Ok((gradients, local))
+    }
+
+    /// The sum of some micro-batches' gradients in flat space, `[len]`; `each` sees every micro-batch with its own gradient
+    /// and losses. Nothing is read back: a GPU computes one micro-batch while the next one is prepared.
+    fn sum(
+        &self,
+        state: &TrainState,
+        micro_batches: &[MicroBatch],
+        mut each: impl FnMut(&MicroBatch, &Tensor<1>, DeviceLosses),
+    ) -> Result<Tensor<1>> {
+        let mut gradients: Option<Tensor<1>> = None;
         for batch in micro_batches {
-            let (gradient, sums) = self.forward_backward(state, batch)?;
-            each(batch, &gradient, &sums);
+            let (gradient, losses) = self.forward_backward(state, batch)?;
+            each(batch, &gradient, losses);
             gradients = Some(match gradients {
                 Some(so_far) => so_far + gradient,
                 None => gradient,
             });
-            local.add(&sums);
             self.mark(Phase::Reduce);
         }
         // A rank without a sample still takes part in the reduction.
-        let gradients = gradients.unwrap_or_else(|| Tensor::zeros([self.layout.len()], &self.device.clone().inner()));
-        Ok((gradients, local))
+        Ok(gradients.unwrap_or_else(|| Tensor::zeros([self.layout.len()], &self.device.clone().inner())))
     }
 
     /// Whether a step of this `loss` and `grad_norm` can be trusted. Both come out of a reduction, so all ranks agree.
@@ -200,8 +278,8 @@ impl Stepper<'_> {
         }))
     }
 
-    /// One micro-batch's gradient sum in flat space, and its share of the step's sums.
-    fn forward_backward(&self, state: &TrainState, batch: &MicroBatch) -> Result<(Tensor<1>, LocalSums)> {
+    /// One micro-batch's gradient sum in flat space, and its losses.
+    fn forward_backward(&self, state: &TrainState, batch: &MicroBatch) -> Result<(Tensor<1>, DeviceLosses)> {
         let train = &self.config.train;
         let image = self.image(batch.size);
         let tokens = image.rows * image.columns;
@@ -212,12 +290,7 @@ impl Stepper<'_> {
         let prompts = self.conditioner.condition_samples(&batch.ids, &drawn.captions)?;
         self.mark(Phase::Encode);
         let (losses, gradient) = self.loss_and_gradient(&state.model, &drawn.batch, &prompts.batches);
-        // One transfer for all numbers.
-        let numbers = Tensor::cat(vec![losses.sum.inner(), losses.each], 0).into_data();
-        let numbers: Vec<f32> = numbers.iter::<f32>().collect();
         let sums = LocalSums {
-            loss: f64::from(numbers[0]),
-            loss_bins: LossBins::of_samples(&losses.times, &numbers[1..], &batch.weights),
             usable: batch.weights.iter().map(|&weight| f64::from(weight)).sum(),
             flops: self.flops(&prompts, image),
             tokens: (tokens * batch.len()) as f64,
@@ -225,8 +298,14 @@ impl Stepper<'_> {
             samples: SampleSum::of_batch(batch),
             ..LocalSums::default()
         };
+        let losses = DeviceLosses {
+            numbers: Tensor::cat(vec![losses.sum.inner(), losses.each], 0),
+            times: losses.times,
+            weights: batch.weights.clone(),
+            sums,
+        };
         self.mark(Phase::Other);
-        Ok((gradient, sums))
+        Ok((gradient, losses))
     }
 
     /// A micro-batch's losses and the gradient of their sum in flat space.

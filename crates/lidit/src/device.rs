@@ -3,6 +3,9 @@
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 
+#[cfg(feature = "cuda")]
+use crate::{cuda, doctor::gpu};
+
 /// A device as the command line names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceArg {
@@ -43,31 +46,28 @@ impl DeviceArg {
     /// Opens the device, without autodiff.
     ///
     /// # Errors
-    /// The binary has no CUDA.
-    #[cfg(feature = "cuda")]
-    #[expect(clippy::unnecessary_wraps, reason = "fails where the binary has no CUDA")]
+    /// The binary has no CUDA, or this machine lacks what a GPU needs: each thing by name, and where it was looked for.
     pub fn open(self, local_rank: usize) -> Result<Device> {
-        Ok(match self {
-            Self::Cpu => Device::flex(),
-            Self::Cuda(index) => Device::cuda(index.unwrap_or(local_rank)),
-        })
-    }
-
-    /// Opens the device, without autodiff.
-    ///
-    /// # Errors
-    /// The binary has no CUDA.
-    #[cfg(not(feature = "cuda"))]
-    pub fn open(self, _local_rank: usize) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::flex()),
-            Self::Cuda(_) => {
-                bail!(
-                    "this lidit was built without CUDA: build it with `bash launch/build-cuda.sh`, or use --device cpu"
-                )
-            }
+            Self::Cuda(_) => open_cuda(self, local_rank),
         }
     }
+}
+
+#[cfg(feature = "cuda")]
+fn open_cuda(device: DeviceArg, local_rank: usize) -> Result<Device> {
+    let missing = gpu::missing(device, local_rank);
+    if !missing.is_empty() {
+        bail!("--device {device} can't be used here: {}", missing.join("; "));
+    }
+    cuda::configure();
+    Ok(Device::cuda(gpu::ordinal(device, local_rank)))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn open_cuda(_device: DeviceArg, _local_rank: usize) -> Result<Device> {
+    bail!("this lidit was built without CUDA: build it with `bash launch/build-cuda.sh`, or use --device cpu")
 }
 
 #[cfg(test)]

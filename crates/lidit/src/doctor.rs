@@ -2,8 +2,9 @@
 
 mod check;
 mod disk;
-mod gpu;
+pub mod gpu;
 mod inputs;
+mod kernels;
 mod machine;
 mod memory;
 mod network;
@@ -39,6 +40,9 @@ pub struct Args {
     /// What the run would train on: cpu, cuda or cuda:NUMBER.
     #[arg(long, default_value = "cpu")]
     device: DeviceArg,
+    /// Also try every operation of the device, values and gradients, beside plain ones on the CPU.
+    #[arg(long)]
+    kernels: bool,
     /// Longest wait for another rank, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     deadline: u64,
@@ -87,6 +91,9 @@ fn examine(args: &Args, world: &World, checks: &mut Vec<Check>) -> Result<()> {
     checks.push(machine::cores(on_host));
     checks.push(machine::open_files(world.size()));
     checks.extend(gpu::checks(args.device, world.local_rank(), world.size()));
+    if args.kernels {
+        checks.extend(kernels::checks(args.device, world.local_rank()));
+    }
     let run_dir = run_dir(args);
     let mut parameters = None;
     if let Some(path) = &args.config {

@@ -6,6 +6,8 @@ mod cache;
 mod chaos;
 mod checkpoint;
 mod coordinate_check;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod data;
 mod device;
 mod doctor;

@@ -1,6 +1,6 @@
 //! The driver and the libraries that a run on GPUs needs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lidit_dist::gpu::{self, Driver};
 
@@ -43,6 +43,18 @@ pub fn checks(device: DeviceArg, local_rank: usize, world_size: usize) -> Vec<Ch
         });
     }
     checks
+}
+
+/// What is missing here to compute on `device`, and where it was looked for; nothing where all is there. Whoever opens a
+/// GPU asks first: what is missing would end the process inside a binding, with less to read.
+#[cfg(any(feature = "cuda", test))]
+pub fn missing(device: DeviceArg, local_rank: usize) -> Vec<String> {
+    let failed = checks(device, local_rank, 1)
+        .into_iter()
+        .filter(|check| check.status == super::check::Status::Failed);
+    failed
+        .map(|check| format!("{}: {} ({})", check.name, check.found, check.advice))
+        .collect()
 }
 
 /// The GPU that a rank takes.
@@ -98,10 +110,15 @@ fn driver(found: Result<Driver, String>, ordinal: usize) -> Check {
 fn cuda_folder() -> Option<PathBuf> {
     match std::env::var_os("CUDA_PATH") {
         Some(folder) => Some(folder.into()),
-        None => ["/usr/local/cuda", "/opt/cuda"]
-            .map(PathBuf::from)
-            .into_iter()
-            .find(|folder| folder.exists()),
+        // A distribution's own package has nvcc in its path, and the headers beside everybody's.
+        None => [
+            ("/usr/local/cuda", "/usr/local/cuda"),
+            ("/opt/cuda", "/opt/cuda"),
+            ("/usr/bin/nvcc", "/usr"),
+        ]
+        .into_iter()
+        .find(|(sign, _)| Path::new(sign).exists())
+        .map(|(_, folder)| folder.into()),
     }
 }
 
@@ -116,7 +133,7 @@ fn headers(folder: Option<PathBuf>) -> Check {
         ),
         None => Check::failed(
             "cuda headers",
-            "CUDA_PATH is not set, and there is no /usr/local/cuda",
+            "CUDA_PATH is not set, and there is no /usr/local/cuda, /opt/cuda or /usr/bin/nvcc",
             advice,
         ),
     }
@@ -149,5 +166,23 @@ mod tests {
         assert_eq!(driver(Ok(host(11_080)), 0).status, Status::Failed);
         assert_eq!(driver(Err("no libcuda".into()), 0).found, "no libcuda");
         assert_eq!(headers(Some("/nowhere".into())).status, Status::Failed);
+    }
+    #[test]
+    fn a_missing_driver_is_named_with_where_it_was_looked_for() {
+        assert!(missing(DeviceArg::Cpu, 0).is_empty());
+        let found = missing(DeviceArg::Cuda(None), 0);
+        if gpu::driver().is_err() {
+            assert!(
+                found.iter().any(|line| line.starts_with("driver: libcuda.so")),
+                "{found:?}"
+            );
+        }
+        // No GPU has this number.
+        let far = missing(DeviceArg::Cuda(Some(4096)), 0);
+        assert!(
+            far.iter()
+                .any(|line| line.starts_with("driver: ") && line.contains('(')),
+            "{far:?}"
+        );
     }
 }
