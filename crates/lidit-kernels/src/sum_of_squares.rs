@@ -47,7 +47,7 @@ pub fn row_squares_reference(x: &Tensor<1>, divisor: f64) -> Tensor<1> {
         let rows = (end - start) / columns;
         squares
             .clone()
-            .slice([start..end])
+            .narrow(0, start, end - start)
             .reshape([rows, columns])
             .sum_dim(1)
             .reshape([rows])
