@@ -108,7 +108,7 @@ pub trait AttentionOps: Backend {
         bias: FloatTensor<Self>,
         _kind: MaskKind,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        attention_chunks::forward::<Self>(q, k, v, bias)
+        attention_chunks::forward::<Self>(&q, &k, &v, &bias)
     }
     /// The gradients of queries, keys and values from what the forward pass took and gave and the gradient of `mixed`.
     #[expect(clippy::too_many_arguments, reason = "what a backward pass needs")]
