@@ -23,12 +23,12 @@ const NO_KEYS: f32 = 1e9;
 ///
 /// `q`, `k` and `v` have one type, in which the products are made; the softmax is f32.
 pub fn forward<B: Backend>(
-    q: FloatTensor<B>,
-    k: FloatTensor<B>,
-    v: FloatTensor<B>,
-    bias: FloatTensor<B>,
+    q: &FloatTensor<B>,
+    k: &FloatTensor<B>,
+    v: &FloatTensor<B>,
+    bias: &FloatTensor<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
-    forward_within::<B>(&q, &k, &v, &bias, MAX_SCORES)
+    forward_within::<B>(q, k, v, bias, MAX_SCORES)
 }
 
 fn forward_within<B: Backend>(
@@ -437,7 +437,7 @@ mod tests {
         let q = into_flex(tensor::<4>([1, 4, 2, 6], 1));
         let [k, v] = [2, 3].map(|seed| into_flex(tensor::<4>([1, 5, 2, 6], seed)));
         let bias = into_flex(Tensor::<4>::full([1, 1, 1, 5], HIDDEN, &Device::flex()));
-        let (output, lse) = forward::<Flex>(q.clone(), k.clone(), v.clone(), bias.clone());
+        let (output, lse) = forward::<Flex>(&q, &k, &v, &bias);
         let largest = |x: FloatTensor<Flex>| from_flex::<4>(x).abs().max().into_scalar::<f32>();
         assert!(largest(output.clone()) <= 0.0);
         let tape = Tape::<Flex> {

@@ -25,7 +25,7 @@ pub struct Comparison {
     /// Whether matrix products are in it, which a GPU may make from f32 rounded to TF32.
     pub has_products: bool,
     /// Shapes of its inputs, a few times over: odd ones, and one that fills more than a vector register or a block.
-    inputs: &'static [&'static [&'static [usize]]],
+    inputs: Shapes,
     operation: Function,
     reference: Function,
 }
@@ -57,7 +57,15 @@ impl Input {
 
 /// All operations.
 pub fn comparisons() -> Vec<Comparison> {
-    let trained = |name, inputs, operation, reference| Comparison {
+    let tables = [norms_and_activations(), layers(), frozen_operations(), updates()];
+    tables.into_iter().flatten().collect()
+}
+
+type Shapes = &'static [&'static [&'static [usize]]];
+
+/// One that is trained.
+fn trained(name: &'static str, inputs: Shapes, operation: Function, reference: Function) -> Comparison {
+    Comparison {
         name,
         is_trained: true,
         dtypes: &[FloatDType::F32, FloatDType::BF16],
@@ -65,11 +73,18 @@ pub fn comparisons() -> Vec<Comparison> {
         inputs,
         operation,
         reference,
-    };
-    let frozen = |name, inputs, operation, reference| Comparison {
+    }
+}
+
+/// One of which no gradient is asked.
+fn frozen(name: &'static str, inputs: Shapes, operation: Function, reference: Function) -> Comparison {
+    Comparison {
         is_trained: false,
         ..trained(name, inputs, operation, reference)
-    };
+    }
+}
+
+fn norms_and_activations() -> Vec<Comparison> {
     vec![
         trained(
             "gelu",
@@ -110,6 +125,11 @@ pub fn comparisons() -> Vec<Comparison> {
             |x| flat(neighbours(x[0].axes())),
             |x| flat(neighbours_reference(x[0].axes())),
         ),
+    ]
+}
+
+fn layers() -> Vec<Comparison> {
+    vec![
         Comparison {
             has_products: true,
             ..trained(
@@ -147,6 +167,11 @@ pub fn comparisons() -> Vec<Comparison> {
                 |x| flat(trained_attention_reference(x[0].axes(), x[1].axes(), x[2].axes(), None)),
             )
         },
+    ]
+}
+
+fn frozen_operations() -> Vec<Comparison> {
+    vec![
         frozen(
             "gated_silu",
             PAIRS,
@@ -182,6 +207,11 @@ pub fn comparisons() -> Vec<Comparison> {
                 |x| frozen_attention(x, attention_reference),
             )
         },
+    ]
+}
+
+fn updates() -> Vec<Comparison> {
+    vec![
         Comparison {
             dtypes: &[FloatDType::F32],
             ..frozen(

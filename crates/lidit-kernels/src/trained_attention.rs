@@ -106,12 +106,16 @@ pub trait AttentionOps: Backend {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         bias: FloatTensor<Self>,
-        _kind: MaskKind,
+        kind: MaskKind,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        attention_chunks::forward::<Self>(q, k, v, bias)
+        let _ = kind; // the bias's shape says it
+        attention_chunks::forward::<Self>(&q, &k, &v, &bias)
     }
     /// The gradients of queries, keys and values from what the forward pass took and gave and the gradient of `mixed`.
-    #[expect(clippy::too_many_arguments, reason = "what a backward pass needs")]
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "what a backward pass needs; the macro copies this to where no lint looks"
+    )]
     fn attend_backward(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -120,8 +124,9 @@ pub trait AttentionOps: Backend {
         mixed: FloatTensor<Self>,
         sums: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
-        _kind: MaskKind,
+        kind: MaskKind,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let _ = kind;
         attention_chunks::backward(Tape::<Self> {
             q,
             k,
