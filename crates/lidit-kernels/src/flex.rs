@@ -100,7 +100,7 @@ pub fn widened(x: FlexTensor) -> FlexTensor {
     // SAFETY: as many elements as there are, each written.
     unsafe {
         written(x.layout().shape().clone(), |out| {
-            convert_all::<bf16, f32>(elements(&x), out)
+            convert_all::<bf16, f32>(elements(&x), out);
         })
     }
 }
@@ -114,7 +114,7 @@ pub fn narrowed(x: FlexTensor) -> FlexTensor {
     // SAFETY: as above.
     unsafe {
         written(x.layout().shape().clone(), |out| {
-            convert_all::<f32, bf16>(elements(&x), out)
+            convert_all::<f32, bf16>(elements(&x), out);
         })
     }
 }

@@ -14,6 +14,10 @@ use crate::product_bf16::{Output, PackedMatrix};
 pub struct FrozenMatrix(Kind);
 
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one a layer, and the large one is the common one"
+)]
 enum Kind {
     Plain(Tensor<2>),
     Packed(Arc<PackedMatrix>),

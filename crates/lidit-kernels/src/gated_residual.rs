@@ -13,7 +13,7 @@ use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use crate::autodiff::{kept, register};
+use crate::autodiff::{kept, register, values_of};
 use crate::flex::{is_trained_on_flex, new_flex, values, written};
 use crate::row_sums::{RowSums, add_product, row_tasks};
 use crate::simd::dispatch;
@@ -98,11 +98,11 @@ impl<B: GatedResidualOps, C: CheckpointStrategy> GatedResidualOps for Autodiff<B
         {
             OpsKind::Tracked(mut prep) => {
                 let state = [prep.checkpoint(&y), prep.checkpoint(&gate)];
-                let [residual, y, gate] = [residual, y, gate].map(|x| x.into_primitive());
+                let [residual, y, gate] = values_of::<B, C, _>([residual, y, gate]);
                 prep.finish(state, B::gated_residual(residual, y, gate))
             }
             OpsKind::UnTracked(prep) => {
-                let [residual, y, gate] = [residual, y, gate].map(|x| x.into_primitive());
+                let [residual, y, gate] = values_of::<B, C, _>([residual, y, gate]);
                 prep.finish(B::gated_residual(residual, y, gate))
             }
         }

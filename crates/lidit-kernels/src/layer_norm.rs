@@ -13,7 +13,7 @@ use burn_autodiff::ops::{Backward, Ops, OpsKind, unary};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use crate::autodiff::{kept, register};
+use crate::autodiff::{kept, register, values_of};
 use crate::composed;
 use crate::flex::{is_fused, new_flex, values, written};
 use crate::row_sums::{RowSums, add_product, row_tasks};
@@ -195,11 +195,11 @@ impl<B: LayerNormOps, C: CheckpointStrategy> LayerNormOps for Autodiff<B, C> {
         {
             OpsKind::Tracked(mut prep) => {
                 let state = (prep.checkpoint(&x), prep.checkpoint(&scale), eps);
-                let [x, shift, scale] = [x, shift, scale].map(|x| x.into_primitive());
+                let [x, shift, scale] = values_of::<B, C, _>([x, shift, scale]);
                 prep.finish(state, B::norm_modulate(x, shift, scale, eps))
             }
             OpsKind::UnTracked(prep) => {
-                let [x, shift, scale] = [x, shift, scale].map(|x| x.into_primitive());
+                let [x, shift, scale] = values_of::<B, C, _>([x, shift, scale]);
                 prep.finish(B::norm_modulate(x, shift, scale, eps))
             }
         }

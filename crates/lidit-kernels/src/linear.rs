@@ -10,7 +10,7 @@ use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_flex::FlexTensor;
 
-use crate::autodiff::kept;
+use crate::autodiff::{kept, values_of};
 use crate::flex::{elements, is_bf16_on_flex, is_trained_on_flex, narrowed, new_flex, values, widened, written};
 use crate::product::{Matrix, product};
 use crate::product_bf16::{Output, product_bf16};
@@ -206,11 +206,11 @@ impl<B: LinearOps, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
                     weight: x.is_tracked().then(|| prep.checkpoint(&weight)),
                     types,
                 };
-                let [x, weight, bias] = [x, weight, bias].map(|x| x.into_primitive());
+                let [x, weight, bias] = values_of::<B, C, _>([x, weight, bias]);
                 prep.finish(state, B::affine(x, weight, bias, types))
             }
             OpsKind::UnTracked(prep) => {
-                let [x, weight, bias] = [x, weight, bias].map(|x| x.into_primitive());
+                let [x, weight, bias] = values_of::<B, C, _>([x, weight, bias]);
                 prep.finish(B::affine(x, weight, bias, types))
             }
         }

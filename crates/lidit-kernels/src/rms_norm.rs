@@ -13,7 +13,7 @@ use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use crate::autodiff::{kept, register};
+use crate::autodiff::{kept, register, values_of};
 use crate::composed;
 use crate::flex::{is_fused, map_owned, new_flex, values, written};
 use crate::row_sums::{RowSums, add_product, row_tasks};
@@ -112,11 +112,11 @@ impl<B: RmsNormOps, C: CheckpointStrategy> RmsNormOps for Autodiff<B, C> {
         {
             OpsKind::Tracked(mut prep) => {
                 let state = ([prep.checkpoint(&x), prep.checkpoint(&gain)], eps);
-                let [x, gain] = [x, gain].map(|x| x.into_primitive());
+                let [x, gain] = values_of::<B, C, _>([x, gain]);
                 prep.finish(state, B::scaled_rms_norm(x, gain, eps))
             }
             OpsKind::UnTracked(prep) => {
-                let [x, gain] = [x, gain].map(|x| x.into_primitive());
+                let [x, gain] = values_of::<B, C, _>([x, gain]);
                 prep.finish(B::scaled_rms_norm(x, gain, eps))
             }
         }

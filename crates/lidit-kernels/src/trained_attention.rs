@@ -11,7 +11,7 @@ use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_flex::FlexTensor;
 
 use crate::attention_chunks::{self, Tape};
-use crate::autodiff::{kept, register};
+use crate::autodiff::{kept, register, values_of};
 use crate::flex::{is_bf16_on_flex, is_on_gpu, is_trained_on_flex, narrowed, widened};
 use crate::trained_attention_flex::{backward, forward};
 use crate::visible_keys::{MaskKind, VisibleKeys};
@@ -156,7 +156,7 @@ impl AttentionOps for Flex {
         kind: MaskKind,
     ) -> (FlexTensor, FlexTensor) {
         let dtype = v.dtype();
-        let (mixed, sums) = forward([q, k, widened(v)], bias, kind);
+        let (mixed, sums) = forward([q, k, widened(v)], &bias, kind);
         (in_type(mixed, dtype), sums)
     }
 
@@ -172,7 +172,7 @@ impl AttentionOps for Flex {
     ) -> (FlexTensor, FlexTensor, FlexTensor) {
         let dtype = v.dtype();
         let given = [widened(mixed), sums, widened(gradient)];
-        let [of_q, of_k, of_v] = backward([q, k, widened(v)], bias, given, kind);
+        let [of_q, of_k, of_v] = backward([q, k, widened(v)], &bias, given, kind);
         (of_q, of_k, in_type(of_v, dtype))
     }
 }
@@ -196,7 +196,7 @@ impl<B: AttentionOps, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> {
         {
             OpsKind::Tracked(mut prep) => {
                 let inputs = [&q, &k, &v].map(|x| prep.checkpoint(x));
-                let [q, k, v] = [q, k, v].map(|x| x.into_primitive());
+                let [q, k, v] = values_of::<B, C, _>([q, k, v]);
                 let (mixed, sums) = B::attend_with_sums(q, k, v, bias.clone(), kind);
                 let state = Kept {
                     inputs,
@@ -208,7 +208,7 @@ impl<B: AttentionOps, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> {
                 prep.finish(state, mixed)
             }
             OpsKind::UnTracked(prep) => {
-                let [q, k, v] = [q, k, v].map(|x| x.into_primitive());
+                let [q, k, v] = values_of::<B, C, _>([q, k, v]);
                 prep.finish(B::attend(q, k, v, bias, kind))
             }
         }

@@ -11,12 +11,12 @@ use crate::tile::{PANEL, TILE, dispatch_tiles, multiply_tile};
 use crate::visible_keys::{HIDDEN, MaskKind};
 
 /// The mixed values `[B, N, H, d]`, and the logarithms of the sums, `[B, H, N]`.
-pub fn forward(qkv: [FlexTensor; 3], bias: FlexTensor, kind: MaskKind) -> (FlexTensor, FlexTensor) {
+pub fn forward(qkv: [FlexTensor; 3], bias: &FlexTensor, kind: MaskKind) -> (FlexTensor, FlexTensor) {
     let (qkv, bias) = (qkv.map(with_whole_rows), bias.to_contiguous());
     let inputs = Inputs::new(&qkv, &bias, kind);
     let mut sums = vec![0.0; inputs.batch * inputs.num_heads * inputs.num_queries];
     let fill = |out: &mut [_]| {
-        let out = Heads::new(out, inputs.num_queries, &inputs);
+        let out = HeadRows::new(out, inputs.num_queries, &inputs);
         sums.par_chunks_mut(inputs.num_queries.max(1))
             .enumerate()
             .for_each_init(Scratch::default, |scratch, (task, sums)| {
@@ -34,7 +34,7 @@ pub fn forward(qkv: [FlexTensor; 3], bias: FlexTensor, kind: MaskKind) -> (FlexT
 /// The gradients of queries, keys and values.
 pub fn backward(
     qkv: [FlexTensor; 3],
-    bias: FlexTensor,
+    bias: &FlexTensor,
     [mixed, sums, gradient]: [FlexTensor; 3],
     kind: MaskKind,
 ) -> [FlexTensor; 3] {
@@ -55,7 +55,7 @@ pub fn backward(
             of_k = Some(written(inputs.shape(num_keys), |k| {
                 of_q = Some(written(inputs.shape(num_queries), |q| {
                     let out = [(q, num_queries), (k, num_keys), (v, num_keys)]
-                        .map(|(out, num_tokens)| Heads::new(out, num_tokens, &inputs));
+                        .map(|(out, num_tokens)| HeadRows::new(out, num_tokens, &inputs));
                     let tasks = (0..inputs.batch * inputs.num_heads).into_par_iter();
                     tasks.for_each_init(Scratch::default, |scratch, task| {
                         attend_backward(&inputs, &given, task, scratch, &out);
@@ -130,21 +130,21 @@ impl<'a> Inputs<'a> {
 }
 
 /// A tensor `[B, tokens, H, d]` whose heads several threads write.
-struct Heads {
-    values: *mut f32,
+struct HeadRows {
+    first: *mut f32,
     len: usize,
     num_tokens: usize,
     num_heads: usize,
     dim: usize,
 }
 
-// SAFETY: `row` demands that no two threads ask for one row at a time.
-unsafe impl Sync for Heads {}
+// SAFETY: `write` demands that no two threads ask for one row at a time.
+unsafe impl Sync for HeadRows {}
 
-impl Heads {
+impl HeadRows {
     fn new(values: &mut [std::mem::MaybeUninit<f32>], num_tokens: usize, inputs: &Inputs<'_>) -> Self {
         Self {
-            values: values.as_mut_ptr().cast(),
+            first: values.as_mut_ptr().cast(),
             len: values.len(),
             num_tokens,
             num_heads: inputs.num_heads,
@@ -162,7 +162,7 @@ impl Heads {
         assert!(start + self.dim <= self.len, "a row of the tensor");
         for i in 0..self.dim {
             // SAFETY: inside the tensor, by the assertion.
-            unsafe { self.values.add(start + i).write(of(i)) };
+            unsafe { self.first.add(start + i).write(of(i)) };
         }
     }
 }
@@ -279,7 +279,9 @@ fn turn(rows: &Rows<'_>, [b, head]: [usize; 2], tokens: std::ops::Range<usize>, 
                 panel[i] = x * factor;
             }
         } else {
-            panels.iter_mut().for_each(|panel| panel[i] = 0.0);
+            for panel in &mut *panels {
+                panel[i] = 0.0;
+            }
         }
     }
 }
@@ -297,7 +299,7 @@ fn turn_back(panels: &[Panel], rows: &mut Vec<Panel>) {
     }
 }
 
-dispatch_tiles!(attend, attend_body, (inputs: &Inputs<'_>, task: usize, scratch: &mut Scratch, sums: &mut [f32], out: &Heads));
+dispatch_tiles!(attend, attend_body, (inputs: &Inputs<'_>, task: usize, scratch: &mut Scratch, sums: &mut [f32], out: &HeadRows));
 
 /// One head of one row of the batch, forward.
 #[inline(always)]
@@ -306,7 +308,7 @@ fn attend_body<const R: usize, const C: usize, const FUSED: bool>(
     task: usize,
     scratch: &mut Scratch,
     sums: &mut [f32],
-    out: &Heads,
+    out: &HeadRows,
 ) {
     let (place, dim) = (inputs.place(task), inputs.dim);
     scratch.begin(inputs, place, &inputs.value);
@@ -356,7 +358,7 @@ fn attend_body<const R: usize, const C: usize, const FUSED: bool>(
 dispatch_tiles!(
     attend_backward,
     attend_backward_body,
-    (inputs: &Inputs<'_>, given: &Given<'_>, task: usize, scratch: &mut Scratch, out: &[Heads; 3])
+    (inputs: &Inputs<'_>, given: &Given<'_>, task: usize, scratch: &mut Scratch, out: &[HeadRows; 3])
 );
 
 /// One head of one row of the batch, backward: scores are computed again, a panel of queries at a time.
@@ -366,7 +368,7 @@ fn attend_backward_body<const R: usize, const C: usize, const FUSED: bool>(
     given: &Given<'_>,
     task: usize,
     scratch: &mut Scratch,
-    [of_queries, of_keys, of_values]: &[Heads; 3],
+    [of_queries, of_keys, of_values]: &[HeadRows; 3],
 ) {
     let (place, dim, scale) = (inputs.place(task), inputs.dim, inputs.scale());
     let [b, head] = place;

@@ -37,9 +37,10 @@ pub fn multiply(strip: &Strip<'_>, panel: &[u32], width: usize, tile: &mut Tile)
                 rows.iter().all(|row| row.len() == 2 * steps),
                 "rows as long as the panel"
             );
-            let rows = rows.map(|row| row.as_ptr().cast::<u32>());
-            // SAFETY: a row holds so many pairs, not always aligned.
-            choose(|r, s| unsafe { rows[r].add(s).read_unaligned() }, panel, width, tile);
+            let rows = rows.map(|row| row.as_ptr().cast::<[bf16; 2]>());
+            // SAFETY: a row holds so many pairs.
+            let pair = |r: usize, s: usize| bytemuck::cast::<[bf16; 2], u32>(unsafe { *rows[r].add(s) });
+            choose(pair, panel, width, tile);
         }
         Strip::Lanes(lanes) => {
             assert_eq!(lanes.len(), steps * ROWS, "a strip as long as the panel");
