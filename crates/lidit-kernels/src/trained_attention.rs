@@ -274,7 +274,7 @@ mod tests {
     use burn::tensor::{Bool, Device, TensorData};
 
     use super::*;
-    use crate::flex::testing::{assert_same_gradients, tensor};
+    use crate::flex::testing::{assert_close, assert_same_gradients, tensor};
 
     /// Every row of the batch but the first has its own number of padding tokens, or holes; the last one sees nothing.
     fn valid(batch: usize, num_keys: usize) -> Tensor<2, Bool> {
@@ -336,6 +336,30 @@ mod tests {
         for (tokens, heads) in [(1, [1, 3]), (20, [2, 8]), (67, [1, 40])] {
             let visible = VisibleKeys::causal_keys(valid(3, tokens)).autodiff();
             check([3, tokens, tokens], heads, Some(&visible));
+        }
+    }
+
+    #[test]
+    fn values_in_bf16_are_mixed_in_f32_and_rounded_once() {
+        let visible = VisibleKeys::keys(valid(3, 45)).autodiff();
+        let leaves = || [1, 2, 3].map(|seed| tensor([3, 45, 2, 24], seed).autodiff().require_grad());
+        let run = |[q, k, v]: [Tensor<4>; 3], dtype: FloatDType| {
+            // The values are bf16's in both.
+            let v_in = v.clone().cast(FloatDType::BF16).cast(dtype);
+            let y = trained_attention(q.clone(), k.clone(), v_in, Some(&visible));
+            assert_eq!(y.dtype(), dtype.into());
+            let y = y.cast(FloatDType::F32);
+            let mut gradients = (y.clone() * y.clone()).sum().backward();
+            let of_inputs = [q, k, v].map(|x| x.grad_remove(&mut gradients).unwrap_or_else(|| panic!("no gradient")));
+            (y.inner(), of_inputs)
+        };
+        let (narrow, of_narrow) = run(leaves(), FloatDType::BF16);
+        let (wide, of_wide) = run(leaves(), FloatDType::F32);
+        // Half a unit in the last place of bf16's eight bits, where nothing else was rounded.
+        assert_close(narrow, wide, 2.0_f32.powi(-8));
+        for (got, right) in of_narrow.into_iter().zip(of_wide) {
+            let largest = right.clone().abs().max().into_scalar::<f32>();
+            assert_close(got / largest, right / largest, 1e-2);
         }
     }
 

@@ -80,8 +80,8 @@ fn f32_parameters(model: &ModelConfig, num_encoders: usize) -> u64 {
     (squares * model.hidden_size * model.hidden_size) as u64
 }
 
-/// Bytes that the forward pass of one image keeps: the inputs and outputs of every product, softmax and norm of the
-/// blocks, in a compute type of `compute` bytes. Attention's probabilities are kept whole.
+/// Bytes that the forward pass of one image keeps: the inputs and outputs of every product and norm of the blocks, in a
+/// compute type of `compute` bytes. Attention keeps no scores.
 ///
 /// With recomputation: the f32 input of every segment and the f32 states between the refiners, and what the largest part
 /// keeps when it runs again.
@@ -92,23 +92,19 @@ fn activation_bytes(
     image: ImageTokens,
     text: &[TextTokens],
 ) -> u64 {
-    let (d, heads) = (model.hidden_size, model.num_heads);
+    let d = model.hidden_size;
     let n = image.rows * image.columns;
     let captions: usize = text.iter().map(|text| text.caption).sum();
     let prompts: usize = text.iter().map(|text| text.prompt).sum();
     let mlp = 3 + 2 * model.mlp_ratio;
-    let attend = |queries: usize, keys: usize| heads * queries * keys;
     // Of a token: self-attention 9 widths, cross-attention 6 and 3 a key.
-    let block = n * d * (9 + 6 + mlp) + 3 * captions * d + attend(n, n + captions);
-    let refiner = |text: &TextTokens| {
-        let t = text.prompt;
-        model.refiner.blocks * (t * d * (9 + mlp) + attend(t, t))
-    };
+    let block = n * d * (9 + 6 + mlp) + 3 * captions * d;
+    let refiner = |text: &TextTokens| model.refiner.blocks * text.prompt * d * (9 + mlp);
     let collaborative = |text: &TextTokens| {
         let (t, others) = (text.prompt, prompts - text.prompt);
         match model.fusion {
             Fusion::Concatenate => 0,
-            Fusion::Collaborative => t * d * (6 + mlp) + 3 * others * d + attend(t, others),
+            Fusion::Collaborative => t * d * (6 + mlp) + 3 * others * d,
         }
     };
     let joined: usize = text.iter().map(collaborative).sum();
