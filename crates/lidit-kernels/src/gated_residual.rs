@@ -167,6 +167,15 @@ mod tests {
     use crate::flex::testing::{assert_same_gradients, tensor};
 
     #[test]
+    fn pictures_without_tokens_have_gates_without_gradients() {
+        let [x, y] = [1, 2].map(|seed| tensor([2, 0, 3], seed).autodiff().require_grad());
+        let gate = tensor([2, 1, 3], 3).autodiff().require_grad();
+        let mut gradients = gated_residual(x, y, gate.clone()).sum().backward();
+        let of_gate = gate.grad_remove(&mut gradients);
+        assert!(of_gate.is_some_and(|of_gate| of_gate.abs().max().into_scalar::<f32>() <= 0.0));
+    }
+
+    #[test]
     fn values_and_gradients_equal_the_reference() {
         for [batch, tokens, width] in [[1, 1, 1], [3, 7, 5], [2, 300, 129], [1, 2, 40_000]] {
             let inputs = [

@@ -68,7 +68,7 @@ impl RowSums {
         let mut parts = std::array::from_fn(|_| vec![0.0; self.batch * self.len / K]);
         let width = self.len / K;
         let tasks = self.of_picture.div_ceil(self.task);
-        for (b, of_picture) in self.partial.chunks(tasks * self.len).enumerate() {
+        for (b, of_picture) in self.partial.chunks((tasks * self.len).max(1)).enumerate() {
             for sums in of_picture.chunks(self.len) {
                 for (part, sums) in parts.iter_mut().zip(sums.chunks(width)) {
                     for (total, sum) in part[b * width..][..width].iter_mut().zip(sums) {
