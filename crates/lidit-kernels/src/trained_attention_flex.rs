@@ -1,14 +1,19 @@
 //! The trained attention of the CPU: a task is one head of one row of the batch, a step in it a panel of queries, which
 //! lie in the columns of every product.
 
+mod head_rows;
+mod panels;
+
 use burn::tensor::Shape;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use crate::flex::{Rows, new_flex, values, with_whole_rows, written};
 use crate::simd::exp;
-use crate::tile::{PANEL, TILE, dispatch_tiles, multiply_tile};
+use crate::tile::{PANEL, dispatch_tiles};
 use crate::visible_keys::{HIDDEN, MaskKind};
+use head_rows::HeadRows;
+use panels::{Scratch, add_products, products, turn, turn_back, whole_tiles};
 
 /// The mixed values `[B, N, H, d]`, and the logarithms of the sums, `[B, H, N]`.
 pub fn forward(qkv: [FlexTensor; 3], bias: &FlexTensor, kind: MaskKind) -> (FlexTensor, FlexTensor) {
@@ -126,176 +131,6 @@ impl<'a> Inputs<'a> {
 
     fn scale(&self) -> f32 {
         (self.dim as f32).sqrt().recip()
-    }
-}
-
-/// A tensor `[B, tokens, H, d]` whose heads several threads write.
-struct HeadRows {
-    first: *mut f32,
-    len: usize,
-    num_tokens: usize,
-    num_heads: usize,
-    dim: usize,
-}
-
-// SAFETY: `write` demands that no two threads ask for one row at a time.
-unsafe impl Sync for HeadRows {}
-
-impl HeadRows {
-    fn new(values: &mut [std::mem::MaybeUninit<f32>], num_tokens: usize, inputs: &Inputs<'_>) -> Self {
-        Self {
-            first: values.as_mut_ptr().cast(),
-            len: values.len(),
-            num_tokens,
-            num_heads: inputs.num_heads,
-            dim: inputs.dim,
-        }
-    }
-
-    /// Writes token `t` of one head: the numbers that `of` gives for each feature.
-    ///
-    /// # Safety
-    /// The memory still stands, and no other thread is at this token's head.
-    #[inline(always)]
-    unsafe fn write(&self, [b, head]: [usize; 2], t: usize, of: impl Fn(usize) -> f32) {
-        let start = ((b * self.num_tokens + t) * self.num_heads + head) * self.dim;
-        assert!(start + self.dim <= self.len, "a row of the tensor");
-        for i in 0..self.dim {
-            // SAFETY: inside the tensor, by the assertion.
-            unsafe { self.first.add(start + i).write(of(i)) };
-        }
-    }
-}
-
-/// `PANEL` queries side by side.
-type Panel = [f32; PANEL];
-
-/// What a task keeps in its cache.
-#[derive(Default)]
-struct Scratch {
-    /// The keys that any query of the row sees.
-    seen: Vec<usize>,
-    /// Keys (backward) or values (forward) with a feature a row: `[d, T]`.
-    turned: Vec<f32>,
-    /// `[d]` panels.
-    queries: Vec<Panel>,
-    gradients: Vec<Panel>,
-    out: Vec<Panel>,
-    /// `[T]` panels.
-    weights: Vec<Panel>,
-    slopes: Vec<Panel>,
-    /// With queries as rows: `[d / PANEL, PANEL]` panels of features.
-    query_rows: Vec<Panel>,
-    gradient_rows: Vec<Panel>,
-    /// `[d / PANEL, T]` panels of features.
-    of_keys: Vec<Panel>,
-    of_values: Vec<Panel>,
-}
-
-impl Scratch {
-    /// Finds the keys that are seen and gathers `turned` of them.
-    #[inline(always)]
-    fn begin(&mut self, inputs: &Inputs<'_>, [b, head]: [usize; 2], turned: &Rows<'_>) {
-        let is_seen = |&t: &usize| match inputs.kind {
-            MaskKind::Open | MaskKind::Keys => inputs.sees(b, 0, t),
-            MaskKind::Pairs => (0..inputs.num_queries).any(|n| inputs.sees(b, n, t)),
-        };
-        self.seen.clear();
-        self.seen.extend((0..inputs.num_keys).filter(is_seen));
-        let (num_seen, dim) = (self.seen.len(), inputs.dim);
-        self.turned.resize(num_seen * dim, 0.0);
-        for (i, &t) in self.seen.iter().enumerate() {
-            for (column, &x) in turned.row(b, t, head).iter().enumerate() {
-                self.turned[column * num_seen + i] = x;
-            }
-        }
-        for panels in [&mut self.queries, &mut self.gradients, &mut self.out] {
-            panels.resize(whole_tiles(dim), [0.0; PANEL]);
-        }
-        for panels in [&mut self.weights, &mut self.slopes] {
-            panels.resize(whole_tiles(num_seen), [0.0; PANEL]);
-        }
-    }
-
-    /// Scores of a panel of queries, which lie in `queries`, into `weights`.
-    #[inline(always)]
-    fn score<const R: usize, const C: usize, const FUSED: bool>(
-        &mut self,
-        inputs: &Inputs<'_>,
-        [b, head]: [usize; 2],
-        first: usize,
-    ) {
-        let key = |i: usize| inputs.key.row(b, self.seen[i], head);
-        products::<R, C, FUSED>(key, self.seen.len(), &self.queries[..inputs.dim], &mut self.weights);
-        if inputs.kind == MaskKind::Pairs {
-            for (scores, &t) in self.weights.iter_mut().zip(&self.seen) {
-                for (i, score) in scores.iter_mut().enumerate() {
-                    let n = (first + i).min(inputs.num_queries - 1);
-                    if !inputs.sees(b, n, t) {
-                        *score = HIDDEN;
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn whole_tiles(len: usize) -> usize {
-    len.div_ceil(TILE) * TILE
-}
-
-/// `out [count] = rows [count, depth] x panel [depth]`.
-#[inline(always)]
-fn products<'a, const R: usize, const C: usize, const FUSED: bool>(
-    row: impl Fn(usize) -> &'a [f32],
-    count: usize,
-    panel: &[Panel],
-    out: &mut [Panel],
-) {
-    out.fill([0.0; PANEL]);
-    add_products::<R, C, FUSED>(row, count, panel, out);
-}
-
-/// `out [count] += rows [count, depth] x panel [depth]`; `out` has whole tiles.
-#[inline(always)]
-fn add_products<'a, const R: usize, const C: usize, const FUSED: bool>(
-    row: impl Fn(usize) -> &'a [f32],
-    count: usize,
-    panel: &[Panel],
-    out: &mut [Panel],
-) {
-    let (tiles, _) = out.as_chunks_mut::<TILE>();
-    for (first, tile) in (0..count).step_by(TILE).zip(tiles) {
-        multiply_tile::<R, C, FUSED>(|i| row(first + i), (count - first).min(TILE), panel, tile);
-    }
-}
-
-/// Puts `PANEL` tokens from `first` side by side, `factor` times each number; zeros after the last.
-#[inline(always)]
-fn turn(rows: &Rows<'_>, [b, head]: [usize; 2], tokens: std::ops::Range<usize>, factor: f32, panels: &mut [Panel]) {
-    for i in 0..PANEL {
-        if i < tokens.len() {
-            for (panel, &x) in panels.iter_mut().zip(rows.row(b, tokens.start + i, head)) {
-                panel[i] = x * factor;
-            }
-        } else {
-            for panel in &mut *panels {
-                panel[i] = 0.0;
-            }
-        }
-    }
-}
-
-/// The same numbers with tokens as rows: `[d / PANEL, PANEL]` panels of features.
-#[inline(always)]
-fn turn_back(panels: &[Panel], rows: &mut Vec<Panel>) {
-    rows.clear();
-    rows.resize(panels.len().div_ceil(PANEL) * PANEL, [0.0; PANEL]);
-    for (feature, panel) in panels.iter().enumerate() {
-        let rows = &mut rows[feature / PANEL * PANEL..][..PANEL];
-        for (row, &x) in rows.iter_mut().zip(panel) {
-            row[feature % PANEL] = x;
-        }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::metrics::{Metrics, StepRecord, Watch};
 use crate::readable::readable_bytes;
 use crate::run_dir::RunDir;
 use crate::state::TrainState;
-use crate::step::StepStats;
+use crate::step_stats::StepStats;
 use crate::stop::Stop;
 use crate::stream_log::{StepSamples, StreamLog};
 use crate::tensorboard::Ending;

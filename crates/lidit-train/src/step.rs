@@ -12,19 +12,19 @@ use lidit_model::{Conditioning, ImageTokens, LiDit, LossBatch, Losses, PromptBat
 use crate::checkpoint_writer::Progress;
 use crate::conditioner::{Conditioned, Conditioner};
 use crate::config::RunConfig;
+use crate::device_losses::{DeviceLosses, read_together};
 use crate::fault::Fault;
 use crate::gradients::{Ownership, clip_factor};
 use crate::incident::MicroBatchReport;
 use crate::latents::{LatentSpace, PIXEL_CHANNELS};
 use crate::layout::{FlatGradients, FlatLayout};
 use crate::local_sums::LocalSums;
-use crate::loss_bins::LossBins;
 use crate::loss_watch::IncidentKind;
-use crate::optimizer::host;
 use crate::phase_clock::{Phase, PhaseClock};
 use crate::sample_draws::draw;
 use crate::schedule::LrSchedule;
 use crate::state::TrainState;
+use crate::step_stats::{Finding, StepStats};
 use crate::stop::Stop;
 
 /// What stays the same from step to step.
@@ -55,58 +55,6 @@ pub struct Stepper<'a> {
     pub clock: Option<&'a PhaseClock>,
 }
 
-/// What a step says of itself; the same on every rank, but for the micro-batches of a finding.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StepStats {
-    /// Mean loss over the global batch's usable samples.
-    pub loss: f64,
-    /// Unweighted losses of the same samples, by their times.
-    pub loss_bins: LossBins,
-    /// L2 norm of the mean gradient before clipping.
-    pub grad_norm: f64,
-    /// Learning rate of the update.
-    pub lr: f64,
-    /// Usable samples of the global batch.
-    pub usable: usize,
-    /// Model FLOPs, forward and backward, of the global batch.
-    pub flops: f64,
-    /// Caption tokens that the limit cut off the global batch's prompts, over all encoders.
-    pub caption_tokens_cut: u64,
-    /// Image tokens of the global batch, unusable samples included.
-    pub image_tokens: u64,
-    /// The samples that all ranks trained on.
-    pub samples: SampleSum,
-    /// Some rank was asked to stop.
-    pub stop: bool,
-    /// How far all ranks are with the save under way.
-    pub saving: Progress,
-    /// Why these numbers can't be trusted, where they can't.
-    pub finding: Option<Finding>,
-}
-
-/// Why the numbers of a step can't be trusted, and this rank's part in it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Finding {
-    /// What is wrong.
-    pub kind: IncidentKind,
-    /// Of a spike: standard deviations above the running mean.
-    pub zscore: Option<f64>,
-    /// This rank's, computed once more.
-    pub micro_batches: Vec<MicroBatchReport>,
-}
-
-impl StepStats {
-    /// Samples of the global batch that could not be used.
-    pub fn unusable(&self) -> u64 {
-        self.samples.samples - self.usable as u64
-    }
-
-    /// Whether nothing was updated.
-    pub fn is_skipped(&self) -> bool {
-        matches!(&self.finding, Some(finding) if finding.kind == IncidentKind::NonFinite)
-    }
-}
-
 /// What a step's gradients and losses come to over all ranks.
 struct Reduced {
     total: LocalSums,
@@ -114,38 +62,6 @@ struct Reduced {
     sum: Tensor<1>,
     /// Of the mean gradient.
     grad_norm: f64,
-}
-
-/// A micro-batch's losses while they are on the device, and what is known without them.
-struct DeviceLosses {
-    /// The weighted sum, then the loss of each sample.
-    numbers: Tensor<1>,
-    times: Vec<f32>,
-    weights: Vec<f32>,
-    /// All but the losses.
-    sums: LocalSums,
-}
-
-impl DeviceLosses {
-    /// The micro-batch's sums; takes its own `numbers` off the front.
-    fn read(self, numbers: &mut &[f32]) -> LocalSums {
-        let (own, rest) = numbers.split_at(1 + self.times.len());
-        *numbers = rest;
-        LocalSums {
-            loss: f64::from(own[0]),
-            loss_bins: LossBins::of_samples(&self.times, &own[1..], &self.weights),
-            ..self.sums
-        }
-    }
-}
-
-/// The numbers of some flat tensors, one after the other, in one transfer.
-fn read_together(tensors: impl Iterator<Item = Tensor<1>>) -> Vec<f32> {
-    let tensors: Vec<_> = tensors.collect();
-    if tensors.is_empty() {
-        return Vec::new();
-    }
-    host(&Tensor::cat(tensors, 0))
 }
 
 impl Stepper<'_> {
