@@ -7,13 +7,14 @@ use crate::lidit::root;
 use toml::{Table, Value};
 
 /// What each crate may use of the workspace.
-const ALLOWED: [(&str, &[&str]); 8] = [
+const ALLOWED: [(&str, &[&str]); 9] = [
     ("cubecl-llvm", &[]),
     ("lidit-data", &[]),
     ("lidit-dist", &[]),
     ("lidit-encoders", &["lidit-kernels"]),
     ("lidit-kernels", &[]),
     ("lidit-model", &["lidit-kernels"]),
+    ("lidit-scaling", &[]),
     (
         "lidit-train",
         &[
@@ -32,13 +33,14 @@ const ALLOWED: [(&str, &[&str]); 8] = [
             "lidit-encoders",
             "lidit-kernels",
             "lidit-model",
+            "lidit-scaling",
             "lidit-train",
         ],
     ),
 ];
 
 /// Crates that know no tensors.
-const WITHOUT_BURN: [&str; 2] = ["lidit-data", "lidit-dist"];
+const WITHOUT_BURN: [&str; 3] = ["lidit-data", "lidit-dist", "lidit-scaling"];
 
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     fs::read_dir(root().join("crates"))

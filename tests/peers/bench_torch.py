@@ -159,7 +159,10 @@ def lidit(args, steps, warmup):
     for change in args.set:
         command += ["--set", change]
     environment = os.environ | {"RAYON_NUM_THREADS": str(args.threads)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    except OSError as error:
+        sys.exit(f"error: --lidit {args.lidit} can't be run ({error.strerror}): build it with cargo build --release")
     if done.returncode:
         sys.exit(f"lidit failed: {done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,0 +1,1 @@
+//! Laws of loss against parameters, data and compute, fitted to a table of runs.

@@ -1,0 +1,1 @@
+//! A sweep's report: one page, its plots and tables.

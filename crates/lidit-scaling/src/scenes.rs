@@ -1,0 +1,1 @@
+//! Scenes: a world of drawn objects with captions and an exact judge.

@@ -1,0 +1,1 @@
+//! Grids of runs over a base config.
