@@ -20,6 +20,7 @@ mod quickstart;
 mod render;
 mod replay;
 mod sample;
+mod sweep;
 mod train;
 mod vae;
 
@@ -68,6 +69,8 @@ enum Command {
     Sample(sample::Args),
     /// Turn pictures into an autoencoder's latents and back.
     Vae(vae::Args),
+    /// Many runs over model and data size: the law they follow.
+    Sweep(sweep::Args),
     /// Time the hot paths.
     Bench(bench::Args),
     /// Train several widths for a few steps, with and without muP, and say how much more the wider ones move.
@@ -118,6 +121,7 @@ fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
         Command::Doctor(args) => Ok(doctor::run(args)),
         Command::Sample(args) => sample::run(args),
         Command::Vae(args) => vae::run(args),
+        Command::Sweep(args) => sweep::run(args),
         Command::Bench(args) => bench::run(args),
         Command::CoordinateCheck(args) => coordinate_check::run(args),
         Command::Chaos(args) => chaos::run(args),
