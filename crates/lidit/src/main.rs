@@ -69,10 +69,10 @@ enum Command {
     Sample(sample::Args),
     /// Turn pictures into an autoencoder's latents and back.
     Vae(vae::Args),
-    /// Many runs over model and data size: the law they follow.
-    Sweep(sweep::Args),
     /// Time the hot paths.
     Bench(bench::Args),
+    /// Plan, run and follow a grid of runs, and fit the law that they follow.
+    Sweep(sweep::Args),
     /// Train several widths for a few steps, with and without muP, and say how much more the wider ones move.
     CoordinateCheck(coordinate_check::Args),
     /// Break a run on purpose, restart it, and compare its end with an undisturbed run's.
@@ -121,8 +121,8 @@ fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
         Command::Doctor(args) => Ok(doctor::run(args)),
         Command::Sample(args) => sample::run(args),
         Command::Vae(args) => vae::run(args),
-        Command::Sweep(args) => sweep::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Sweep(args) => sweep::run(args),
         Command::CoordinateCheck(args) => coordinate_check::run(args),
         Command::Chaos(args) => chaos::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
