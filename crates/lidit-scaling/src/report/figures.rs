@@ -2,6 +2,7 @@
 
 mod heat_map;
 mod loss_compute;
+mod loss_group;
 mod loss_size;
 mod quartiles;
 mod scores;
@@ -18,6 +19,7 @@ impl Report {
     pub fn figures(&self) -> Vec<Figure> {
         [
             loss_compute::figure(self),
+            loss_group::figure(self),
             loss_size::figure(self),
             heat_map::figure(self),
             scores::figure(self),
@@ -28,6 +30,17 @@ impl Report {
         .flatten()
         .collect()
     }
+}
+
+/// Sizes or costs that differ by less are of variants of one network.
+const LEAST_RATIO: f64 = 1.5;
+
+/// The largest over the smallest; 1 of none.
+fn ratio(values: impl Iterator<Item = f64>) -> f64 {
+    let (low, high) = values.fold((f64::INFINITY, 0.0), |(low, high): (f64, f64), value| {
+        (low.min(value), high.max(value))
+    });
+    if high > 0.0 { high / low } else { 1.0 }
 }
 
 /// A run, as its marks name it.

@@ -95,7 +95,7 @@ fn joint_table(fit: &JointFit) -> String {
         .collect();
     format!(
         "<div><h3>L(N, D) = E + A / N<sup>a</sup> + B / D<sup>b</sup></h3>\n<div class=\"scroll\"><table><thead><tr><th \
-         scope=\"col\"></th><th scope=\"col\">value</th><th scope=\"col\">95 %</th><th scope=\"col\">meaning</th></tr></thead>\n\
+         scope=\"col\"></th><th scope=\"col\" class=\"number\">value</th><th scope=\"col\" class=\"number\">95 %</th><th scope=\"col\">meaning</th></tr></thead>\n\
          <tbody>{rows}</tbody></table></div>\n<p class=\"small\">The points scatter by {} % around it.</p></div>\n",
         digits(fit.residual_percent)
     )
@@ -152,8 +152,8 @@ fn leave_out_table(left: &LeaveOut) -> String {
         .iter()
         .map(|point| {
             let verdict = match point.inside {
-                Some(true) => "inside",
-                Some(false) => "missed",
+                Some(true) => "✓ inside",
+                Some(false) => "✗ missed",
                 None => "",
             };
             let cells = [

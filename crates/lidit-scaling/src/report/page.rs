@@ -60,7 +60,7 @@ fn links(figures: &[Figure], sections: &[(&str, &str, bool)]) -> String {
     };
     let plots: String = figures
         .iter()
-        .map(|figure| format!("<a href=\"#{}\">{}</a>\n", figure.id, figure.heading))
+        .map(|figure| format!("<a href=\"#{}\">{}</a>\n", figure.id, figure.link))
         .collect();
     of(law) + &plots + &of(rest)
 }

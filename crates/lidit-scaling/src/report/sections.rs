@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::Report;
-use super::chart::Size;
+use super::chart::{Chart, LegendKey, Size};
 use super::escape::escaped;
 use super::figure::Figure;
-use super::group::{Group, Mean, varying_axes};
+use super::group::{Group, MEAN_NOTE, Mean, varying_axes};
 use super::numbers::{loss, percent};
-use super::svg::Place;
+use super::svg::{Place, colour};
 
 impl Report {
     /// What the runs can be filtered by.
@@ -41,7 +41,7 @@ impl Report {
             .into_iter()
             .chain(categories.iter().map(|category| category.as_str()));
         let header: String = names
-            .map(|name| format!("<th scope=\"col\">{}</th>", escaped(name)))
+            .map(|name| format!("<th scope=\"col\" class=\"number\">{}</th>", escaped(name)))
             .collect();
         let rows: String = groups
             .iter()
@@ -64,8 +64,7 @@ impl Report {
             })
             .collect();
         format!(
-            "<section id=\"groups\">\n<h2>Means over seeds</h2>\n<p>With half the 95 % interval of the mean (Student's t over \
-             seeds).</p>\n<div class=\"scroll tall\"><table><thead><tr>{header}</tr></thead>\n<tbody>{rows}</tbody></table></div>\n\
+            "<section id=\"groups\">\n<h2>Means over seeds</h2>\n<p>{MEAN_NOTE}</p>\n<div class=\"scroll tall\"><table><thead><tr>{header}</tr></thead>\n<tbody>{rows}</tbody></table></div>\n\
              </section>\n"
         )
     }
@@ -128,13 +127,43 @@ pub fn figure_section(figure: &Figure) -> String {
             }
         })
         .collect();
+    let legend = if several {
+        figure
+            .charts
+            .first()
+            .map(|(_, chart)| legend(chart))
+            .unwrap_or_default()
+    } else {
+        String::new()
+    };
     format!(
-        "<section id=\"{}\" class=\"plot\">\n<h2>{}</h2>\n<p>{}</p>\n<div class=\"{}\">\n{charts}</div>\n</section>\n",
+        "<section id=\"{}\" class=\"plot\">\n<h2>{}</h2>\n<p>{}</p>\n{legend}<div class=\"{}\">\n{charts}</div>\n</section>\n",
         figure.id,
         figure.heading,
         escaped(&figure.note),
         if several { "panels" } else { "single" }
     )
+}
+
+/// One legend for all panels.
+fn legend(chart: &Chart) -> String {
+    let entries: String = chart
+        .legend
+        .iter()
+        .map(|entry| {
+            let ink = colour(entry.ink, Place::Page);
+            let line = if entry.key == LegendKey::Dashed {
+                " class=\"line\""
+            } else {
+                ""
+            };
+            format!(
+                "<li><i{line} style=\"background:{ink};border-color:{ink}\"></i>{}</li>\n",
+                escaped(&entry.label)
+            )
+        })
+        .collect();
+    format!("<ul class=\"legend\">\n{entries}</ul>\n")
 }
 
 fn select<'a>(name: &str, kind: &str, key: &str, values: impl Iterator<Item = &'a str>) -> String {

@@ -67,6 +67,7 @@ pub fn figure(report: &Report) -> Option<Figure> {
     });
     Some(Figure {
         id: "heat-map",
+        link: "Size and data",
         heading: "Size and data",
         note: "Validation loss of every size on every amount of data; bright is better.".to_owned(),
         charts: vec![(

@@ -70,6 +70,7 @@ pub fn figure(report: &Report) -> Option<Figure> {
     };
     Some(Figure {
         id: "loss-size",
+        link: "Size",
         heading,
         note: note.to_owned(),
         charts: vec![(String::new(), chart)],
