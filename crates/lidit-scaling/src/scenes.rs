@@ -20,6 +20,7 @@ mod shape;
 mod sight;
 mod suite;
 mod texture;
+mod trial;
 mod world;
 
 pub use self::caption::Caption;
@@ -36,4 +37,5 @@ pub use self::shape::Shape;
 pub use self::sight::{Seen, Sight};
 pub use self::suite::Suite;
 pub use self::texture::Texture;
+pub use self::trial::{Damage, Tally, TrialError, trial};
 pub use self::world::{Row, World, WorldError};

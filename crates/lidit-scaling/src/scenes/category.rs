@@ -67,4 +67,22 @@ impl Category {
             _ => 32,
         }
     }
+
+    /// The fewest objects that its prompts have.
+    pub fn least_objects(self) -> usize {
+        match self {
+            Self::SingleObject | Self::Colour | Self::Shape | Self::Texture | Self::Position => 1,
+            Self::Spatial | Self::Counting | Self::TwoObjects | Self::Attribution => 2,
+            Self::PositionBias => 4,
+        }
+    }
+
+    /// Whether its prompts name colours with shapes, so that they can ask for held-out pairs. The position-bias test
+    /// does not: it asks where in a prompt things get lost, not which.
+    pub fn asks_held_out(self) -> bool {
+        matches!(
+            self,
+            Self::SingleObject | Self::Spatial | Self::Counting | Self::Position | Self::Attribution
+        )
+    }
 }

@@ -10,6 +10,7 @@ pub(crate) enum Purpose {
     Captions,
     HeldOut,
     Prompts,
+    Damage,
 }
 
 const PURPOSES: u64 = 8;

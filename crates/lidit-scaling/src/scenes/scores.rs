@@ -269,3 +269,127 @@ fn wilson(mean: f64, n: f64) -> (f64, f64) {
     let reach = Z / (1.0 + square) * (mean * (1.0 - mean) / n + square / (4.0 * n)).sqrt();
     ((centre - reach).max(0.0), (centre + reach).min(1.0))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::held_out::HeldOut;
+    use super::super::suite::Suite;
+    use super::super::world::World;
+    use super::*;
+
+    fn suite(held_out: usize) -> Suite {
+        Suite::new(World::new(64, 1..=8, HeldOut::draw(held_out, 0).unwrap()).unwrap(), 2)
+    }
+
+    // Verdicts on the prompts' own scenes, but for every `wrong`-th, which shows another prompt's.
+    fn scores(suite: &Suite, count: usize, wrong: usize) -> Scores {
+        let chance = (0..500).map(|index| suite.world().scene(8, index).sight());
+        let mut scores = Scores::new(chance.collect());
+        for category in suite.categories() {
+            let prompts = suite.prompts(category, count).unwrap();
+            for (number, prompt) in prompts.iter().enumerate() {
+                let shown = if number % wrong == wrong - 1 {
+                    (number + 1) % count
+                } else {
+                    number
+                };
+                scores.add(prompt, &Verdict::of_sight(prompts[shown].scene.sight(), prompt));
+            }
+        }
+        scores
+    }
+
+    #[test]
+    fn wilsons_interval_and_the_error_are_as_published() {
+        // Newcombe (1998), table I: 81 of 263 and 0 of 20.
+        let (low, high) = wilson(81.0 / 263.0, 263.0);
+        assert!(
+            (low - 0.2553).abs() < 1e-4 && (high - 0.3662).abs() < 1e-4,
+            "{low} {high}"
+        );
+        let (low, high) = wilson(0.0, 20.0);
+        assert!(low == 0.0 && (high - 0.1611).abs() < 1e-4, "{low} {high}");
+        assert!((agresti_coull_error(0.0, 20.0) - (2.0 / 24.0 * 22.0 / 24.0 / 24.0_f64).sqrt()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_perfect_model_beats_chance_everywhere_and_one_that_ignores_prompts_nowhere() {
+        let suite = suite(8);
+        let right = scores(&suite, 60, usize::MAX);
+        assert!(right.count());
+        for line in right.categories() {
+            assert!(line.score.mean > 0.999, "{line:?}");
+            assert!(line.score.beats_chance && line.score.chance < 0.6, "{line:?}");
+        }
+        let ignorant = scores(&suite, 60, 1);
+        assert!(!ignorant.count());
+        assert!(ignorant.categories().iter().all(|line| !line.score.beats_chance));
+        assert!(ignorant.quartiles().iter().all(|line| !line.score.beats_chance));
+    }
+
+    #[test]
+    fn prompts_with_held_out_pairs_are_scored_apart() {
+        let lines = scores(&suite(8), 20, 4).categories();
+        let of = |category, split| {
+            lines
+                .iter()
+                .find(|line| (line.category, line.split) == (category, split))
+                .copied()
+        };
+        let [all, seen, held_out] =
+            [Split::All, Split::Seen, Split::HeldOut].map(|split| of(Category::Attribution, split).unwrap());
+        assert_eq!((all.score.n, seen.score.n, held_out.score.n), (20, 10, 10));
+        // Every fourth is wrong, and those are all odd: held out.
+        assert_eq!((all.score.mean, seen.score.mean, held_out.score.mean), (0.75, 1.0, 0.5));
+        assert!(held_out.share >= held_out.score.mean && held_out.score.chance < 0.05);
+        assert!(of(Category::Colour, Split::Seen).is_none());
+    }
+
+    #[test]
+    fn every_pair_of_the_position_test_counts_in_the_quarter_where_it_is_named() {
+        let suite = suite(0);
+        let prompts = suite.prompts(Category::PositionBias, 30).unwrap();
+        let mut scores = Scores::new(vec![suite.world().scene(0, 0).sight()]);
+        for prompt in &prompts {
+            // A model that forgets what is named last.
+            let mut scene = prompt.scene.clone();
+            scene.objects.pop();
+            scores.add(prompt, &Verdict::of_sight(scene.sight(), prompt));
+        }
+        let lines = scores.quartiles();
+        assert_eq!(
+            lines.iter().map(|line| line.score.mean).take(3).collect::<Vec<_>>(),
+            [1.0; 3]
+        );
+        assert!(lines[3].score.mean < 0.6, "{lines:?}");
+        assert_eq!(
+            lines.iter().map(|line| line.score.n).sum::<usize>(),
+            prompts.iter().map(|prompt| prompt.facts.len()).sum()
+        );
+        assert_eq!(quartile(0, 5), 0);
+        assert_eq!([0, 1, 2, 3, 4, 5].map(|index| quartile(index, 6)), [0, 1, 1, 2, 3, 3]);
+    }
+
+    #[test]
+    fn several_pictures_of_one_prompt_are_not_as_many_prompts() {
+        let suite = suite(0);
+        let prompts = suite.prompts(Category::Attribution, 20).unwrap();
+        let scored = |times: usize| {
+            let mut scores = Scores::new(vec![]);
+            for (number, prompt) in prompts.iter().enumerate() {
+                let shown = &prompts[if number < 10 { number } else { (number + 1) % 20 }];
+                for _ in 0..times {
+                    scores.add(prompt, &Verdict::of_sight(shown.scene.sight(), prompt));
+                }
+            }
+            scores.categories()[0].score
+        };
+        let (once, often) = (scored(1), scored(50));
+        assert_eq!((once.n, often.n, once.mean), (20, 1000, 0.5));
+        assert!(
+            (once.standard_error - often.standard_error).abs() < 1e-9,
+            "{once:?} {often:?}"
+        );
+    }
+}

@@ -60,15 +60,22 @@ pub enum WorldError {
         /// How many.
         count: usize,
     },
-    /// A kind of prompt that this size can't show.
-    #[error("{category} prompts need pictures of {least} pixels a side or more, and these have {size}")]
+    /// A kind of prompt that this world can't show.
+    #[error(
+        "{category} prompts need pictures of {least_size} pixels a side and scenes of {least_objects} objects or more: \
+         these have {size} pixels and up to {objects} objects"
+    )]
     Category {
         /// Its name.
         category: &'static str,
         /// The smallest size.
-        least: u32,
+        least_size: u32,
+        /// The fewest objects.
+        least_objects: usize,
         /// Pixels a side.
         size: u32,
+        /// The most objects.
+        objects: usize,
     },
 }
 
@@ -217,9 +224,9 @@ impl World {
             objects[one].centre = placed.unwrap_or([0.5; 2]);
             placed.is_some()
         }) {
-            objects
-                .iter_mut()
-                .for_each(|object| object.side = (object.side * 0.98).max(low));
+            for object in &mut *objects {
+                object.side = (object.side * 0.98).max(low);
+            }
         }
     }
 
@@ -255,3 +262,63 @@ const GAP: f32 = 0.045;
 const EDGE_PIXELS: f32 = 1.0;
 const EDGE: f32 = 0.025;
 const TRIES: usize = 40;
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn objects_are_readable_and_apart() {
+        for size in [32, 48, 64, 128, 256] {
+            let most = World::most_objects(size);
+            let world = World::new(size, 1..=most, HeldOut::none()).unwrap();
+            let mut counts = vec![0; most + 1];
+            for index in 0..300 {
+                let objects = world.scene(1, index).objects;
+                counts[objects.len()] += 1;
+                for (number, one) in objects.iter().enumerate() {
+                    let side = one.side * size as f32;
+                    assert!(side > LEAST_PIXELS - 0.01, "{side} pixels at {size}");
+                    assert!(
+                        one.texture == Texture::Plain || side > MARKED_PIXELS * 0.999,
+                        "{one:?} at {size}"
+                    );
+                    let edge = one.side / 2.0;
+                    assert!(one.centre.iter().all(|at| (edge..=1.0 - edge).contains(at)), "{one:?}");
+                    for other in &objects[..number] {
+                        let apart = [0, 1].map(|axis| (one.centre[axis] - other.centre[axis]).abs());
+                        let gap = apart[0].max(apart[1]) - one.side.midpoint(other.side);
+                        assert!(gap * size as f32 > GAP_PIXELS - 0.01, "{objects:?}");
+                    }
+                }
+            }
+            assert!(counts[1..].iter().all(|count| *count * most * 2 > 300), "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn a_row_depends_on_seed_and_index_alone() {
+        let world = World::new(64, 1..=8, HeldOut::none()).unwrap();
+        assert_eq!(world.row(3, 17), world.row(3, 17));
+        assert_ne!(world.row(3, 17).scene, world.row(4, 17).scene);
+        assert_ne!(world.row(3, 17).scene, world.row(3, 18).scene);
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_refused() {
+        let message = |size, objects| World::new(size, objects, HeldOut::none()).unwrap_err().to_string();
+        assert_eq!(
+            message(16, 1..=1),
+            "pictures of 16 pixels a side: scenes are drawn at 32 to 256"
+        );
+        assert_eq!(
+            message(32, 1..=3),
+            "1 to 3 objects: at 32 pixels a side 1 to 2 are readable"
+        );
+        assert_eq!(
+            message(64, 0..=3),
+            "0 to 3 objects: at 64 pixels a side 1 to 8 are readable"
+        );
+    }
+}
