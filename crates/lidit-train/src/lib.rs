@@ -80,6 +80,7 @@ mod vae;
 mod weights;
 mod written_part;
 
+pub use atomic::write_atomically;
 pub use carry_over::{Carried, CarryOver};
 pub use checkpoint::Checkpoint;
 pub use checkpoint_writer::Saved;

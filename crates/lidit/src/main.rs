@@ -20,6 +20,7 @@ mod quickstart;
 mod render;
 mod replay;
 mod sample;
+mod sweep;
 mod train;
 mod vae;
 
@@ -70,6 +71,8 @@ enum Command {
     Vae(vae::Args),
     /// Time the hot paths.
     Bench(bench::Args),
+    /// Plan, run and follow a grid of runs.
+    Sweep(sweep::Args),
     /// Train several widths for a few steps, with and without muP, and say how much more the wider ones move.
     CoordinateCheck(coordinate_check::Args),
     /// Break a run on purpose, restart it, and compare its end with an undisturbed run's.
@@ -119,6 +122,7 @@ fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
         Command::Sample(args) => sample::run(args),
         Command::Vae(args) => vae::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Sweep(args) => sweep::run(args),
         Command::CoordinateCheck(args) => coordinate_check::run(args),
         Command::Chaos(args) => chaos::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),
