@@ -71,7 +71,7 @@ enum Command {
     Vae(vae::Args),
     /// Time the hot paths.
     Bench(bench::Args),
-    /// Plan, run and follow a grid of runs.
+    /// Plan, run and follow a grid of runs, and fit the law that they follow.
     Sweep(sweep::Args),
     /// Train several widths for a few steps, with and without muP, and say how much more the wider ones move.
     CoordinateCheck(coordinate_check::Args),

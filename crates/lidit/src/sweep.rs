@@ -1,5 +1,6 @@
-//! `lidit sweep plan|run|status`: a grid of runs, from one file to a finished table.
+//! `lidit sweep plan|run|status|fit`: a grid of runs, from one file to a finished table and its law.
 
+mod fit;
 mod folder;
 mod grid;
 mod plan;
@@ -31,6 +32,8 @@ enum Command {
     Run(run::Args),
     /// Say how far every run is.
     Status(status::Args),
+    /// Fit the laws of loss against parameters, data and compute.
+    Fit(fit::Args),
 }
 
 /// Which sweep, and where it is kept.
@@ -57,5 +60,6 @@ pub fn run(args: &Args) -> Result<Outcome> {
         Command::Plan(args) => plan::run(args),
         Command::Run(args) => run::run(args),
         Command::Status(args) => status::run(args),
+        Command::Fit(args) => fit::run(args),
     }
 }
