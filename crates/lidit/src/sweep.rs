@@ -1,5 +1,7 @@
 //! `lidit sweep plan|run|status|fit`: a grid of runs, from one file to a finished table and its law.
 
+mod difference;
+mod finished;
 mod fit;
 mod folder;
 mod grid;

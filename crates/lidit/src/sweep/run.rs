@@ -6,11 +6,12 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use lidit_train::{RunConfig, Stop, write_atomically};
 use serde_json::{Value, json};
 
 use super::SweepArgs;
+use super::difference::first_difference;
 use super::folder::SweepFolder;
 use super::grid::{Grid, GridPoint, SharedFeatures};
 use super::plan::Limits;
@@ -131,7 +132,7 @@ impl Runner<'_> {
         let begun = self.folder.run(name).join("config.toml");
         if begun.exists() {
             let before = RunConfig::load(&begun, &[])?;
-            if let Some(key) = first_difference(&before, &point.config)? {
+            if let Some(key) = first_difference(&before, &point.config, &["encoders.features"])? {
                 bail!(
                     "run {name} was begun with another {key}: take the change to {} back, or keep the new sweep elsewhere with \
                      --dir",
@@ -433,24 +434,4 @@ fn last_line(log: &Path) -> String {
         .find(|line| !line.trim().is_empty())
         .unwrap_or("it said nothing");
     format!("{last} (all of it in {})", log.display())
-}
-
-/// The first key in which two runs differ, but for where they read features.
-fn first_difference(a: &RunConfig, b: &RunConfig) -> Result<Option<String>> {
-    let table = |config: &RunConfig| -> Result<toml::Table> {
-        let mut config = config.clone();
-        config.encoders.features = None;
-        config.to_toml()?.parse().context("a resolved config")
-    };
-    Ok(different_key(&table(a)?, &table(b)?))
-}
-
-fn different_key(a: &toml::Table, b: &toml::Table) -> Option<String> {
-    let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    keys.into_iter().find_map(|key| match (a.get(key), b.get(key)) {
-        (Some(toml::Value::Table(a)), Some(toml::Value::Table(b))) => Some(format!("{key}.{}", different_key(a, b)?)),
-        (a, b) => (a != b).then(|| key.clone()),
-    })
 }
