@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use self::folder::SweepFolder;
 use crate::outcome::Outcome;
 
 /// Arguments of `lidit sweep`.
@@ -50,10 +51,24 @@ pub struct SweepArgs {
 
 impl SweepArgs {
     /// Where its runs are kept.
-    pub fn dir(&self) -> PathBuf {
-        let stem = self.sweep.file_stem().unwrap_or_default();
-        self.dir.clone().unwrap_or_else(|| Path::new("runs").join(stem))
+    fn folder(&self) -> Result<SweepFolder> {
+        let name = self
+            .sweep
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let dir = self.dir.clone().unwrap_or_else(|| Path::new("runs").join(&name));
+        Ok(SweepFolder::at(std::path::absolute(dir)?, name))
     }
+}
+
+/// What a sweep's runs change.
+#[derive(clap::Args)]
+pub struct BaseArgs {
+    /// Another base than the file's: the same sweep of another run.
+    #[arg(long, value_name = "CONFIG")]
+    base: Option<PathBuf>,
 }
 
 /// Runs one of them.

@@ -9,7 +9,6 @@ use serde_json::Value;
 
 use super::SweepArgs;
 use super::finished::{Finished, check_alike};
-use super::folder::SweepFolder;
 use crate::outcome::Outcome;
 
 /// Keys that scripts may rely on; null when the joint law could not be fitted.
@@ -65,7 +64,7 @@ impl Args {
             sweep: self.sweep.clone().unwrap_or_default(),
             dir: self.dir.clone(),
         };
-        let folder = SweepFolder::at(sweep.dir());
+        let folder = sweep.folder()?;
         let runs = Finished::of(&folder, &folder.points()?, &self.only)?;
         check_alike(&runs)?;
         options.tokens_per_sample = runs.first().map(|run| run.planned.image_tokens as f64);

@@ -52,20 +52,22 @@ pub struct SharedFeatures {
 struct Samples(BTreeMap<String, TokenSample>);
 
 impl Grid {
-    /// Reads the sweep at `path`, kept in `folder`, for runs of `world` ranks each.
+    /// Reads the sweep at `path`, kept in `folder`, for runs of `world` ranks each; `base` replaces the file's own.
     ///
     /// # Errors
     /// The file, or one of its runs: named.
-    pub fn read(path: &Path, folder: &SweepFolder, world: u64, rate: &RateArgs) -> Result<Self> {
+    pub fn read(path: &Path, base: Option<&Path>, folder: &SweepFolder, world: u64, rate: &RateArgs) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("reading sweep {}", path.display()))?;
         let within = || format!("in sweep {}", path.display());
         let sweep = Sweep::parse(&text).with_context(within)?;
         let beside = path.parent().unwrap_or(Path::new(""));
-        let base = ConfigFile::read(&beside.join(&sweep.base)).with_context(within)?;
+        let base_path = base.map_or_else(|| beside.join(&sweep.base), Path::to_owned);
+        let base = ConfigFile::read(&base_path).with_context(within)?;
         ensure!(
             base.stages()?.is_empty(),
-            "in sweep {}: key `base`: a config with stages is not one run; sweep one that has none",
-            path.display()
+            "in sweep {}: its base {} has stages, which is not one run; sweep a config that has none",
+            path.display(),
+            base_path.display()
         );
         let evaluate = sweep
             .evaluate
