@@ -30,5 +30,6 @@ mod slurm;
 mod stages;
 mod training;
 mod vae;
+mod validation;
 mod widths;
 mod workspace;
