@@ -28,6 +28,7 @@ mod sampling;
 mod signals;
 mod slurm;
 mod stages;
+mod sweeps;
 mod training;
 mod vae;
 mod validation;

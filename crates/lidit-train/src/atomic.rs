@@ -10,7 +10,7 @@ use crate::disk_fault::explained;
 
 /// Writes a file so that its name always stands for the whole old or the whole new content, also after a power cut:
 /// a file beside it, fsync, rename, fsync of the folder.
-pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let name = path
         .file_name()
         .with_context(|| format!("{} names no file", path.display()))?;

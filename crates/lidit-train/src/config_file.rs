@@ -60,6 +60,22 @@ impl ConfigFile {
         })
     }
 
+    /// This file with `piece` over it: tables merge as those of a file do over its includes, and `include` and paths in it
+    /// are read as if it stood in the file `written_in`.
+    ///
+    /// # Errors
+    /// An include can't be read.
+    pub fn with(&self, piece: Table, written_in: &Path) -> Result<Self> {
+        let read =
+            |path: &Path| std::fs::read_to_string(path).with_context(|| format!("reading config {}", path.display()));
+        let mut table = self.table.clone();
+        merge(&mut table, with_includes(piece, written_in, &read, 0)?);
+        Ok(Self {
+            path: self.path.clone(),
+            table,
+        })
+    }
+
     /// The run that this file describes with `sets` (each `key.path=value`). Of a file with stages, the one that the set
     /// `stage=NAME` names.
     ///

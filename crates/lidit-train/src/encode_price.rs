@@ -97,6 +97,7 @@ pub enum Way {
 }
 
 /// The encoders of a config with a tokenized sample of its captions.
+#[derive(Clone)]
 pub struct TokenSample {
     llm: Vec<LlmPrice>,
     /// Of every sampled caption, one an encoder.

@@ -82,6 +82,7 @@ mod validation;
 mod weights;
 mod written_part;
 
+pub use atomic::write_atomically;
 pub use carry_over::{Carried, CarryOver};
 pub use checkpoint::Checkpoint;
 pub use checkpoint_writer::Saved;

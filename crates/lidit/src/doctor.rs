@@ -6,7 +6,7 @@ pub mod gpu;
 mod inputs;
 mod kernels;
 mod machine;
-mod memory;
+pub mod memory;
 mod network;
 mod table;
 

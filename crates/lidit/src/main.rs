@@ -21,6 +21,7 @@ mod quickstart;
 mod render;
 mod replay;
 mod sample;
+mod sweep;
 mod train;
 mod vae;
 
@@ -73,6 +74,8 @@ enum Command {
     Vae(vae::Args),
     /// Time the hot paths.
     Bench(bench::Args),
+    /// Plan, run and follow a grid of runs, and fit the law that they follow.
+    Sweep(sweep::Args),
     /// Train several widths for a few steps, with and without muP, and say how much more the wider ones move.
     CoordinateCheck(coordinate_check::Args),
     /// Break a run on purpose, restart it, and compare its end with an undisturbed run's.
@@ -123,6 +126,7 @@ fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
         Command::Eval(args) => eval::run(args),
         Command::Vae(args) => vae::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Sweep(args) => sweep::run(args),
         Command::CoordinateCheck(args) => coordinate_check::run(args),
         Command::Chaos(args) => chaos::run(args),
         Command::Checkpoint(args) => checkpoint::run(args),

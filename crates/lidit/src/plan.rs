@@ -1,14 +1,18 @@
 //! `lidit plan CONFIG`: what a run costs, and how it should come by its encoders' states, without running it.
 
+mod rate;
+mod run_price;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use lidit_data::Dataset;
-use lidit_model::{Conditioning, ImageTokens, ParameterCounts, forward_flops, parameter_counts};
-use lidit_train::{EncodePrice, MemoryEstimate, RunConfig, TokenSample, Way, readable_bytes};
-use serde_json::json;
+use lidit_train::{RunConfig, Sharding, TokenSample, Way, readable_bytes, readable_count};
+use serde_json::{Value, json};
 
+pub use self::rate::{Duration, RateArgs};
+pub use self::run_price::Plan;
 use crate::fetch;
 use crate::outcome::Outcome;
 
@@ -23,20 +27,11 @@ pub struct Args {
     /// Runs of the sweep that would share the encoders' states: a ladder's rungs.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     runs: u64,
-    /// Number of ranks, for the memory of one.
+    /// Number of ranks, a device each.
     #[arg(long, value_name = "W", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     world: u64,
-}
-
-/// What a run costs.
-pub struct Plan {
-    /// Trainable parameters, by part.
-    pub params: ParameterCounts,
-    forward: f64,
-    /// Of one rank's device.
-    pub memory: MemoryEstimate,
-    /// What the frozen encoders add.
-    pub encoders: EncodePrice,
+    #[command(flatten)]
+    rate: RateArgs,
 }
 
 /// Prices a run from its config, its models' headers and a sample of its captions.
@@ -44,138 +39,186 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let config = RunConfig::load(&args.config, &args.sets)?;
     let dataset = Dataset::open(&config.data)?;
     let sample = TokenSample::take(&config.encoders, &dataset, &fetch::resolve_model)?;
+    let rate = args.rate.flops_per_s(&config, &sample)?;
     let plan = Plan::of(&config, sample, args.runs, args.world)?;
-    Ok(Outcome::done(plan.text(&config, args)?, plan.json()))
+    let duration = rate.map(|rate| args.rate.duration(&plan, rate, args.world));
+    let report = Report {
+        plan: &plan,
+        config: &config,
+        world: args.world,
+        timing: rate.zip(duration),
+    };
+    Ok(Outcome::done(report.text()?, report.json()))
 }
 
-impl Plan {
-    /// Prices `config` with a sample of its captions, for a sweep of `runs` runs of `world` ranks each.
-    pub fn of(config: &RunConfig, sample: TokenSample, runs: u64, world: u64) -> Result<Self> {
-        let conditioning = Conditioning {
-            context_dims: sample.dims(),
-            input_norm: config.encoders.input_norm,
-            pooling: config.encoders.pooling,
-        };
-        let token = config.token_pixels()?;
-        let pixels = config.data.image_size;
-        ensure!(
-            pixels.is_multiple_of(token),
-            "data.image_size is {pixels}: it must be a multiple of a token's {token} pixels"
-        );
-        let side = (pixels / token) as usize;
-        let image = ImageTokens {
-            rows: side,
-            columns: side,
-        };
-        let params = parameter_counts(&config.model, &conditioning);
-        let flops = |text: &Vec<_>| forward_flops(&config.model, &conditioning, image, text) as f64;
-        let forward = sample.tokens().iter().map(flops).sum::<f64>() / sample.tokens().len() as f64;
-        let loaded = match config.encoders.features {
-            Some(_) => 0,
-            None => sample.weight_bytes(),
-        };
-        let memory = MemoryEstimate::new(
-            &config.model,
-            &config.train,
-            params.total(),
-            world,
-            image,
-            &sample.longest(),
-            loaded,
-        );
-        Ok(Self {
-            params,
-            forward,
-            memory,
-            encoders: EncodePrice::new(config, sample, runs, 3.0 * forward),
-        })
-    }
+/// A plan as it is printed.
+struct Report<'a> {
+    plan: &'a Plan,
+    config: &'a RunConfig,
+    world: u64,
+    /// FLOPs a second of a device, and what follows from them.
+    timing: Option<(f64, Duration)>,
+}
 
-    fn json(&self) -> serde_json::Value {
-        json!({
-            "params": self.params.total(),
-            "flops_per_image": 3.0 * self.forward,
-            "memory_bytes": self.memory.total(),
+impl Report<'_> {
+    fn json(&self) -> Value {
+        let plan = self.plan;
+        let mut json = json!({
+            "params": plan.params.total(),
+            "flops_per_image": 3.0 * plan.forward,
+            "memory_bytes": plan.memory.total(),
             "model": {
-                "blocks": self.params.blocks,
-                "frame": self.params.frame,
-                "refiners": self.params.refiners,
-                "forward_flops": self.forward,
+                "blocks": plan.params.blocks,
+                "frame": plan.params.frame,
+                "refiners": plan.params.refiners,
+                "forward_flops": plan.forward,
             },
-            "memory": self.memory,
-            "encoders": self.encoders,
-        })
+            "memory": plan.memory,
+            "memory_table": plan.memory_table,
+            "encoders": plan.encoders,
+            "compute": {
+                "model": plan.compute.model,
+                "encoder": plan.compute.encoder,
+                "total": plan.compute.total(),
+            },
+        });
+        if let Some((rate, duration)) = &self.timing {
+            json["flops_per_s"] = json!(rate);
+            json["time"] = json!(duration);
+        }
+        json
     }
 
-    fn text(&self, config: &RunConfig, args: &Args) -> Result<String> {
+    fn text(&self) -> Result<String> {
         let mut text = String::new();
-        let count = |number: f64| lidit_train::readable_count(number);
-        let params = &self.params;
+        self.parameters(&mut text)?;
+        self.compute(&mut text)?;
+        self.memory(&mut text)?;
+        self.encoding(&mut text)?;
+        Ok(text)
+    }
+
+    fn parameters(&self, text: &mut String) -> std::fmt::Result {
+        let params = &self.plan.params;
+        let count = |number: u64| readable_count(number as f64);
         writeln!(
             text,
             "parameters   {} trainable: backbone {}, refiners {}",
-            count(params.total() as f64),
-            count((params.blocks + params.frame) as f64),
-            count(params.refiners as f64)
+            count(params.total()),
+            count(params.blocks + params.frame),
+            count(params.refiners)
         )?;
-        let price = &self.encoders;
-        for llm in &price.llm {
+        for llm in &self.plan.encoders.llm {
             writeln!(
                 text,
                 "encoder      {}: {} in {} layers and {} in the embedding; prompts of {:.1} tokens on average, {} at most, \
                  {} of them shared by all; {:.1} % of the captions are cut",
                 llm.model,
-                count(llm.layer_parameters as f64),
+                count(llm.layer_parameters),
                 llm.depth,
-                count(llm.embedding_parameters as f64),
+                count(llm.embedding_parameters),
                 llm.mean_prompt_tokens,
                 llm.max_prompt_tokens,
                 llm.prefix_tokens,
                 100.0 * llm.cut_share
             )?;
         }
-        let encode: f64 = price.llm.iter().map(|llm| llm.flops_per_caption).sum();
+        Ok(())
+    }
+
+    fn compute(&self, text: &mut String) -> std::fmt::Result {
+        let plan = self.plan;
+        let encode: f64 = plan.encoders.llm.iter().map(|llm| llm.flops_per_caption).sum();
         writeln!(
             text,
             "FLOPs        {} to train on an image (forward {}), {} to encode a caption, from {} captions",
-            count(3.0 * self.forward),
-            count(self.forward),
-            count(encode),
-            price.sampled_captions
+            readable_count(3.0 * plan.forward),
+            readable_count(plan.forward),
+            readable_count(encode),
+            plan.encoders.sampled_captions
         )?;
+        let train = &self.config.train;
+        writeln!(
+            text,
+            "run          {} steps of {}: C_model {}, C_encoder {}, C_total {}",
+            train.steps,
+            train.global_batch,
+            readable_count(plan.compute.model),
+            readable_count(plan.compute.encoder),
+            readable_count(plan.compute.total())
+        )?;
+        let Some((rate, duration)) = &self.timing else {
+            return writeln!(text, "time         say --flops-per-s or --measure for hours and cost");
+        };
+        let cost = duration.cost.map_or(String::new(), |cost| format!(", cost {cost:.2}"));
+        writeln!(
+            text,
+            "time         {:.2} h on {} devices of {}FLOP/s: {:.2} device-hours{cost}",
+            duration.seconds / 3600.0,
+            self.world,
+            readable_count(*rate),
+            duration.device_hours
+        )
+    }
+
+    fn memory(&self, text: &mut String) -> std::fmt::Result {
         let bytes = |bytes: u64| readable_bytes(bytes as f64);
-        let memory = &self.memory;
+        let memory = &self.plan.memory;
         writeln!(
             text,
             "memory       {} a device of {}, estimated: weights {}, gradients {}, optimizer {}, averages {}, activations {} (micro-batch {}), encoders {}",
             bytes(memory.total()),
-            args.world,
+            self.world,
             bytes(memory.weights),
             bytes(memory.gradients),
             bytes(memory.optimizer),
             bytes(memory.ema),
             bytes(memory.activations),
-            config.train.micro_batch,
+            self.config.train.micro_batch,
             bytes(memory.encoders)
         )?;
+        for rows in self
+            .plan
+            .memory_table
+            .chunk_by(|a, b| (a.world, a.sharding) == (b.world, b.sharding))
+        {
+            let sharding = match rows[0].sharding {
+                Sharding::None => "none",
+                Sharding::Zero1 => "zero1",
+            };
+            let cells: Vec<String> = rows
+                .iter()
+                .map(|row| format!("{} {}", row.recompute_blocks, bytes(row.bytes)))
+                .collect();
+            writeln!(
+                text,
+                "             {:>3} ranks, sharding {sharding:<5}: by recompute_blocks {}",
+                rows[0].world,
+                cells.join(", ")
+            )?;
+        }
+        Ok(())
+    }
+
+    fn encoding(&self, text: &mut String) -> std::fmt::Result {
+        let price = &self.plan.encoders;
         writeln!(
             text,
             "encoding     {} captions, {} runs: cache {} FLOPs and {}; remember {} FLOPs and {} of memory a rank; on the fly {} FLOPs; training {} FLOPs",
-            count(price.captions),
+            readable_count(price.captions),
             price.runs,
-            count(price.cache_flops),
+            readable_count(price.cache_flops),
             readable_bytes(price.cache_bytes),
-            count(price.remember_flops),
+            readable_count(price.remember_flops),
             readable_bytes(price.remember_bytes),
-            count(price.on_the_fly_flops),
-            count(price.training_flops)
+            readable_count(price.on_the_fly_flops),
+            readable_count(price.training_flops)
         )?;
         let way = match price.recommended {
             Way::Cache => "cache",
             Way::Remember => "remember",
             Way::OnTheFly => "on the fly",
         };
-        write!(text, "recommended  {way}: {}", price.why)?;
-        Ok(text)
+        write!(text, "recommended  {way}: {}", price.why)
     }
 }

@@ -19,7 +19,7 @@ pub fn checks(plan: &Plan, config: &RunConfig, device: DeviceArg, local_rank: us
     let remembers = config.encoders.remember == Remember::Dataset && config.encoders.features.is_none();
     let remembered = if remembers { plan.encoders.remember_bytes } else { 0.0 };
     let total = plan.memory.total() as f64;
-    let host = host_memory(Path::new("/"));
+    let host = host_memory();
     match device {
         DeviceArg::Cpu => vec![verdict("memory", on_host as f64 * (total + remembered), host, on_host)],
         DeviceArg::Cuda(_) => {
@@ -62,7 +62,11 @@ fn verdict(name: &str, needed: f64, has: Option<f64>, ranks: usize) -> Check {
 }
 
 /// Bytes that processes of this host may still take: what is free, or what a job's limit allows.
-fn host_memory(root: &Path) -> Option<f64> {
+pub fn host_memory() -> Option<f64> {
+    memory_below(Path::new("/"))
+}
+
+fn memory_below(root: &Path) -> Option<f64> {
     let free = available(&fs::read_to_string(root.join("proc/meminfo")).ok()?)?;
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default();
     let limit = control_group_limit(root, &groups);
@@ -128,14 +132,14 @@ mod tests {
             fs::write(path, text).unwrap();
         };
         write("proc/meminfo", "MemTotal: 99 kB\nMemAvailable:   4000 kB\n");
-        assert_eq!(host_memory(root), Some(4_096_000.0), "no control groups at all");
+        assert_eq!(memory_below(root), Some(4_096_000.0), "no control groups at all");
         write("proc/self/cgroup", "0::/slurm/job_1/step_0\n");
         write("sys/fs/cgroup/slurm/job_1/step_0/memory.max", "max\n");
-        assert_eq!(host_memory(root), Some(4_096_000.0));
+        assert_eq!(memory_below(root), Some(4_096_000.0));
         write("sys/fs/cgroup/slurm/job_1/memory.max", "1000000\n");
-        assert_eq!(host_memory(root), Some(1e6), "the job's limit holds for its steps");
+        assert_eq!(memory_below(root), Some(1e6), "the job's limit holds for its steps");
         write("proc/self/cgroup", "5:cpu,memory:/docker/abc\n");
         write("sys/fs/cgroup/memory/memory.limit_in_bytes", "500000\n");
-        assert_eq!(host_memory(root), Some(5e5), "in a container");
+        assert_eq!(memory_below(root), Some(5e5), "in a container");
     }
 }

@@ -1,0 +1,161 @@
+//! A sweep's folder: its runs, the files they were started with, and what they were planned to be.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use lidit_train::write_atomically;
+use serde::{Deserialize, Serialize};
+
+/// Version of `points.json`.
+const FORMAT_VERSION: u32 = 1;
+
+/// Where a sweep is kept.
+#[derive(Clone, Debug)]
+pub struct SweepFolder {
+    root: PathBuf,
+}
+
+/// `points.json`: what the sweep's file made of its runs, readable without data or language models.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Points {
+    format_version: u32,
+    /// Where the sweep's file lay.
+    pub sweep: PathBuf,
+    /// The evaluation that finished runs are put through: a path.
+    pub evaluate: Option<PathBuf>,
+    /// In the order of the grid.
+    pub points: Vec<PlannedPoint>,
+}
+
+/// One run of the sweep as it was planned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlannedPoint {
+    /// Its folder below `runs/`.
+    pub name: String,
+    /// The value's name on each axis.
+    pub axes: BTreeMap<String, String>,
+    /// Trainable parameters, N.
+    pub params: u64,
+    /// Of them, refiners.
+    pub refiner_params: u64,
+    /// To train on one image.
+    pub flops_per_image: f64,
+    /// Image tokens of a picture.
+    pub image_tokens: u64,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Samples a step.
+    pub global_batch: u64,
+    /// Peak rate.
+    pub lr: f64,
+    /// Samples that it sees.
+    pub samples_seen: u64,
+    /// Unique samples, U.
+    pub unique_samples: u64,
+    /// `C_model` of the run, FLOPs.
+    pub c_model: f64,
+    /// `C_encoder` of the run, FLOPs, without the shared features.
+    pub c_encoder: f64,
+    /// Of one device.
+    pub memory_bytes: u64,
+}
+
+impl SweepFolder {
+    /// The folder `root`, which may not exist yet.
+    pub fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// Where it lies.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A run's directory.
+    pub fn run(&self, name: &str) -> PathBuf {
+        self.root.join("runs").join(name)
+    }
+
+    /// What `lidit train` is given for a run.
+    pub fn config(&self, name: &str) -> PathBuf {
+        self.root.join("configs").join(format!("{name}.toml"))
+    }
+
+    /// What a run's processes print.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.root.join("logs").join(format!("{name}.log"))
+    }
+
+    /// Features that runs share.
+    pub fn features(&self, key: &str) -> PathBuf {
+        self.root.join("features").join(key)
+    }
+
+    /// A run's evaluation by the config `evaluate`.
+    pub fn evaluation(&self, name: &str, evaluate: &Path) -> PathBuf {
+        let stem = evaluate.file_stem().unwrap_or_default();
+        self.run(name).join("eval").join(stem).join("eval.json")
+    }
+
+    /// Makes the folders.
+    pub fn create(&self) -> Result<()> {
+        for folder in ["runs", "configs", "logs", "features", "locks"] {
+            let path = self.root.join(folder);
+            fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Writes `points.json`.
+    pub fn write_points(&self, sweep: &Path, evaluate: Option<&Path>, points: Vec<PlannedPoint>) -> Result<()> {
+        let points = Points {
+            format_version: FORMAT_VERSION,
+            sweep: std::path::absolute(sweep)?,
+            evaluate: evaluate.map(Path::to_owned),
+            points,
+        };
+        write_atomically(&self.root.join("points.json"), &serde_json::to_vec_pretty(&points)?)
+    }
+
+    /// Reads `points.json`.
+    ///
+    /// # Errors
+    /// The sweep has never been run.
+    pub fn points(&self) -> Result<Points> {
+        let path = self.root.join("points.json");
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => bail!(
+                "{} has no points.json: nothing was run there yet; run lidit sweep run, or name the sweep's folder with --dir",
+                self.root.display()
+            ),
+            Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+        };
+        let points: Points = serde_json::from_slice(&bytes).with_context(|| format!("reading {}", path.display()))?;
+        ensure!(
+            points.format_version == FORMAT_VERSION,
+            "{} has format_version {}, this lidit reads {FORMAT_VERSION}",
+            path.display(),
+            points.format_version
+        );
+        Ok(points)
+    }
+
+    /// Holds `name` against other processes on this sweep until the file is dropped; `None` while another one has it.
+    pub fn try_lock(&self, name: &str) -> Result<Option<File>> {
+        let path = self.root.join("locks").join(name);
+        let file = File::create(&path).with_context(|| format!("creating {}", path.display()))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            // Some cluster file systems have no locks; the scheduler is then what keeps two jobs apart.
+            Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Unsupported => Ok(Some(file)),
+            Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("locking {}", path.display())),
+        }
+    }
+}

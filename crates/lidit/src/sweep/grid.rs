@@ -1,0 +1,282 @@
+//! A sweep's file with every run of it resolved and priced.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use lidit_data::Dataset;
+use lidit_scaling::sweep::{Choice, Features, Given, Price, Settled, Sweep};
+use lidit_train::{ConfigFile, Remember, RunConfig, TokenSample};
+use sha2::{Digest, Sha256};
+
+use super::folder::{PlannedPoint, SweepFolder};
+use crate::fetch;
+use crate::plan::{Plan, RateArgs};
+
+/// A sweep, ready to be planned or run.
+pub struct Grid {
+    /// The evaluation that finished runs are put through.
+    pub evaluate: Option<PathBuf>,
+    /// In the order of the file: the last axis fastest.
+    pub points: Vec<GridPoint>,
+    /// What runs share, where they share features.
+    pub features: Vec<SharedFeatures>,
+}
+
+/// One run.
+pub struct GridPoint {
+    /// Its numbers.
+    pub planned: PlannedPoint,
+    /// What it trains on.
+    pub config: RunConfig,
+    /// What it costs.
+    pub plan: Plan,
+    /// FLOPs a second of one device, where it is known.
+    pub flops_per_s: Option<f64>,
+}
+
+/// Features that several runs read.
+pub struct SharedFeatures {
+    /// Their folder.
+    pub folder: PathBuf,
+    /// Writes them: the config of the run with the most samples.
+    pub config: RunConfig,
+    /// FLOPs of encoding, once.
+    pub flops: f64,
+    /// Bytes on the disk.
+    pub bytes: f64,
+}
+
+/// Captions that were tokenized, by what decides them.
+#[derive(Default)]
+struct Samples(BTreeMap<String, TokenSample>);
+
+impl Grid {
+    /// Reads the sweep at `path`, kept in `folder`, for runs of `world` ranks each.
+    ///
+    /// # Errors
+    /// The file, or one of its runs: named.
+    pub fn read(path: &Path, folder: &SweepFolder, world: u64, rate: &RateArgs) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("reading sweep {}", path.display()))?;
+        let within = || format!("in sweep {}", path.display());
+        let sweep = Sweep::parse(&text).with_context(within)?;
+        let beside = path.parent().unwrap_or(Path::new(""));
+        let base = ConfigFile::read(&beside.join(&sweep.base)).with_context(within)?;
+        ensure!(
+            base.stages()?.is_empty(),
+            "in sweep {}: key `base`: a config with stages is not one run; sweep one that has none",
+            path.display()
+        );
+        let evaluate = sweep
+            .evaluate
+            .as_ref()
+            .map(|config| std::path::absolute(beside.join(config)))
+            .transpose()?;
+        if let Some(config) = &evaluate {
+            ensure!(
+                config.is_file(),
+                "in sweep {}: key `evaluate`: there is no {}",
+                path.display(),
+                config.display()
+            );
+        }
+        let choices = sweep.choices().with_context(within)?;
+        let runs = choices.len() as u64;
+        let mut samples = Samples::default();
+        let mut resolved = Vec::with_capacity(choices.len());
+        for choice in choices {
+            let config = resolve(&sweep, &base, path, &choice, &mut samples)
+                .with_context(|| format!("in sweep {}: run {}", path.display(), choice.name))?;
+            resolved.push((choice, config));
+        }
+        let shared = match sweep.features {
+            Features::Own => BTreeMap::new(),
+            Features::Shared => share(&mut resolved, folder)?,
+        };
+        let mut rates = BTreeMap::new();
+        let mut points = Vec::with_capacity(resolved.len());
+        for (choice, config) in resolved {
+            let point = GridPoint::of(choice, config, (runs, world), rate, &mut samples, &mut rates)?;
+            points.push(point);
+        }
+        let features = shared.into_iter().map(|(folder, config)| {
+            let plan = price(&config, &mut samples, 1, 1)?;
+            Ok(SharedFeatures {
+                folder,
+                config,
+                flops: plan.encoders.cache_flops,
+                bytes: plan.encoders.cache_bytes,
+            })
+        });
+        Ok(Self {
+            features: features.collect::<Result<_>>()?,
+            evaluate,
+            points,
+        })
+    }
+
+    /// The point of this number or name.
+    pub fn planned(&self) -> Vec<PlannedPoint> {
+        self.points.iter().map(|point| point.planned.clone()).collect()
+    }
+}
+
+impl GridPoint {
+    fn of(
+        choice: Choice,
+        config: RunConfig,
+        (runs, world): (u64, u64),
+        rate: &RateArgs,
+        samples: &mut Samples,
+        rates: &mut BTreeMap<String, Option<f64>>,
+    ) -> Result<Self> {
+        let dataset = Dataset::open(&config.data)?;
+        let plan = price(&config, samples, runs, world)?;
+        // One measurement serves all runs of a network.
+        let network = toml::to_string(&(&config.model, config.train.precision, config.train.micro_batch));
+        let network = network.unwrap_or_else(|_| choice.name.clone());
+        let flops_per_s = match rates.get(&network) {
+            Some(rate) => *rate,
+            None => {
+                let measured = rate.flops_per_s(&config, samples.of(&config)?)?;
+                rates.insert(network, measured);
+                measured
+            }
+        };
+        let side = u64::from(config.data.image_size / config.token_pixels()?);
+        Ok(Self {
+            planned: PlannedPoint {
+                name: choice.name,
+                axes: choice.axes,
+                params: plan.params.total(),
+                refiner_params: plan.params.refiners,
+                flops_per_image: 3.0 * plan.forward,
+                image_tokens: side * side,
+                steps: config.train.steps,
+                global_batch: config.train.global_batch as u64,
+                lr: config.train.lr,
+                samples_seen: config.train.steps * config.train.global_batch as u64,
+                unique_samples: dataset.len(),
+                c_model: plan.compute.model,
+                c_encoder: plan.compute.encoder,
+                memory_bytes: plan.memory.total(),
+            },
+            config,
+            plan,
+            flops_per_s,
+        })
+    }
+}
+
+impl Samples {
+    /// Captions of this config's data, tokenized for its encoders.
+    fn of(&mut self, config: &RunConfig) -> Result<&TokenSample> {
+        let key = captions_key(config)?;
+        if !self.0.contains_key(&key) {
+            let dataset = Dataset::open(&config.data)?;
+            let sample = TokenSample::take(&config.encoders, &dataset, &fetch::resolve_model)?;
+            self.0.insert(key.clone(), sample);
+        }
+        self.0.get(&key).context("the sample just taken")
+    }
+}
+
+/// The run of a choice, with the sweep's rules applied.
+fn resolve(sweep: &Sweep, base: &ConfigFile, path: &Path, choice: &Choice, samples: &mut Samples) -> Result<RunConfig> {
+    let mut file = base.clone();
+    for piece in &choice.pieces {
+        file = file.with(piece.clone(), path)?;
+    }
+    let config = file.run(&[])?;
+    let plan = price(&config, samples, 1, 1)?;
+    let given = Given {
+        samples: Dataset::open(&config.data)?.len(),
+        steps: config.train.steps,
+        batch: config.train.global_batch as u64,
+    };
+    let price = Price {
+        parameters: plan.params.total(),
+        flops_per_image: 3.0 * plan.forward,
+    };
+    file.run(&sets(&sweep.rules.settle(given, price, choice.budget)))
+}
+
+/// What the rules settled, as `--set` would say it.
+fn sets(settled: &Settled) -> Vec<String> {
+    let keys = [
+        (
+            "data.max_samples",
+            settled.max_samples.map(|samples| samples.to_string()),
+        ),
+        ("train.steps", settled.steps.map(|steps| steps.to_string())),
+        ("train.global_batch", settled.batch.map(|batch| batch.to_string())),
+        ("train.lr", settled.lr.map(|lr| format!("{lr:e}"))),
+        (
+            "train.warmup_steps",
+            settled.warmup_steps.map(|steps| steps.to_string()),
+        ),
+    ];
+    keys.into_iter()
+        .filter_map(|(key, value)| Some(format!("{key}={}", value?)))
+        .collect()
+}
+
+fn price(config: &RunConfig, samples: &mut Samples, runs: u64, world: u64) -> Result<Plan> {
+    let sample = samples.of(config)?.clone();
+    Plan::of(config, sample, runs, world)
+}
+
+/// Points runs with the same encoders and data at one folder of features, which has the samples of the run that needs most.
+/// Answers that run's config by folder.
+fn share(resolved: &mut [(Choice, RunConfig)], folder: &SweepFolder) -> Result<BTreeMap<PathBuf, RunConfig>> {
+    let mut largest: BTreeMap<String, RunConfig> = BTreeMap::new();
+    for (_, config) in resolved.iter() {
+        let samples = |config: &RunConfig| config.data.max_samples.unwrap_or(u64::MAX);
+        let key = encoding_key(config)?;
+        match largest.get(&key) {
+            Some(other) if samples(other) >= samples(config) => {}
+            _ => {
+                largest.insert(key, config.clone());
+            }
+        }
+    }
+    let mut folders = BTreeMap::new();
+    let mut by_key = BTreeMap::new();
+    for (key, mut config) in largest {
+        config.encoders.features = None;
+        let text = format!("{key}{:?}", config.data.max_samples);
+        let digest = Sha256::digest(text.as_bytes());
+        let short: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        let path = std::path::absolute(folder.features(&short))?;
+        by_key.insert(key, path.clone());
+        folders.insert(path, config);
+    }
+    for (_, config) in resolved {
+        let key = encoding_key(config)?;
+        config.encoders.features = by_key.get(&key).cloned();
+    }
+    Ok(folders)
+}
+
+/// What decides a caption's states: runs that agree in it can share features.
+fn encoding_key(config: &RunConfig) -> Result<String> {
+    let mut config = config.clone();
+    config.encoders.features = None;
+    config.encoders.remember = Remember::Nothing;
+    config.data.max_samples = None;
+    let prompts = if config.train.sample_every > 0 {
+        config.sample.prompts
+    } else {
+        Vec::new()
+    };
+    let vae = serde_json::to_string(&config.vae)?;
+    Ok(serde_json::to_string(&(&config.encoders, &config.data, vae, prompts))?)
+}
+
+/// What decides the sample of captions that prices are taken from.
+fn captions_key(config: &RunConfig) -> Result<String> {
+    let mut encoders = config.encoders.clone();
+    encoders.features = None;
+    encoders.remember = Remember::Nothing;
+    Ok(serde_json::to_string(&(&encoders, &config.data))?)
+}
