@@ -31,5 +31,6 @@ mod stages;
 mod sweeps;
 mod training;
 mod vae;
+mod validation;
 mod widths;
 mod workspace;
