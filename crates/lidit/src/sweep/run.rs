@@ -131,7 +131,8 @@ impl Runner<'_> {
         let begun = self.folder.run(name).join("config.toml");
         if begun.exists() {
             let before = RunConfig::load(&begun, &[])?;
-            if let Some(key) = first_difference(&before, &point.config, &["encoders.features"])? {
+            if let Some(key) = first_difference(&before, &point.config, &["encoders.features", "validation.features"])?
+            {
                 bail!(
                     "run {name} was begun with another {key}: take the change to {} back, or keep the new sweep elsewhere with \
                      --dir",
@@ -148,7 +149,14 @@ impl Runner<'_> {
             let mut needed = false;
             for &index in wanted {
                 let point = &self.grid.points[index];
-                let reads = point.config.encoders.features.as_ref() == Some(&features.folder);
+                let held_out = point.config.validation.as_ref().and_then(|set| set.features.as_ref());
+                let reads = point
+                    .config
+                    .encoders
+                    .features
+                    .iter()
+                    .chain(held_out)
+                    .any(|path| *path == features.folder);
                 needed |= reads
                     && matches!(
                         self.state(point)?.stage,
