@@ -365,7 +365,7 @@ mod tests {
         assert!(lines[3].score.mean < 0.6, "{lines:?}");
         assert_eq!(
             lines.iter().map(|line| line.score.n).sum::<usize>(),
-            prompts.iter().map(|prompt| prompt.facts.len()).sum()
+            prompts.iter().map(|prompt| prompt.facts.len()).sum::<usize>()
         );
         assert_eq!(quartile(0, 5), 0);
         assert_eq!([0, 1, 2, 3, 4, 5].map(|index| quartile(index, 6)), [0, 1, 1, 2, 3, 3]);

@@ -190,7 +190,7 @@ impl World {
             let alike = &mut objects[first..first + actor.count];
             first += actor.count;
             if actor.texture.is_none() {
-                let texture = self.draw_texture(alike[0].side, draws);
+                let texture = self.draw_texture(&alike[0], draws);
                 for object in alike {
                     object.texture = texture;
                 }
@@ -201,13 +201,17 @@ impl World {
 
     fn draw_side(&self, actor: &Actor, count: usize, draws: &mut Draws) -> f32 {
         let marked = actor.texture.is_some_and(|texture| texture != Texture::Plain);
-        let least = if marked { MARKED_PIXELS } else { LEAST_PIXELS };
+        let least = if marked {
+            marked_pixels(actor.shape)
+        } else {
+            LEAST_PIXELS
+        };
         let low = (least / self.size as f32).max(LEAST_SIDE);
         draws.between(low, MOST_SIDE[count.min(MOST_SIDE.len()) - 1].max(low))
     }
 
-    fn draw_texture(&self, side: f32, draws: &mut Draws) -> Texture {
-        if side * self.size as f32 >= MARKED_PIXELS && draws.happens(MARKED) {
+    fn draw_texture(&self, object: &Object, draws: &mut Draws) -> Texture {
+        if object.side * self.size as f32 >= marked_pixels(object.shape) && draws.happens(MARKED) {
             draws.pick(&Texture::MARKED)
         } else {
             Texture::Plain
@@ -250,9 +254,8 @@ impl World {
 const ALIKE: f32 = 0.35;
 // How often an object large enough for it has a texture with marks.
 const MARKED: f32 = 0.6;
-// The smallest side of an object and of one with marks, in pixels: below, shapes and marks are a matter of opinion.
+// The smallest side of an object in pixels: below, shapes are a matter of opinion.
 const LEAST_PIXELS: f32 = 9.0;
-const MARKED_PIXELS: f32 = 12.0;
 // The smallest and, by the number of objects, the largest side as shares of the picture's.
 const LEAST_SIDE: f32 = 0.14;
 const MOST_SIDE: [f32; 8] = [0.7, 0.43, 0.38, 0.35, 0.3, 0.28, 0.25, 0.24];
@@ -262,6 +265,14 @@ const GAP: f32 = 0.045;
 const EDGE_PIXELS: f32 = 1.0;
 const EDGE: f32 = 0.025;
 const TRIES: usize = 40;
+
+// The same for one with marks: thin shapes show less of a pattern.
+fn marked_pixels(shape: Shape) -> f32 {
+    match shape {
+        Shape::Star | Shape::Cross => 16.0,
+        _ => 12.0,
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -281,7 +292,7 @@ mod tests {
                     let side = one.side * size as f32;
                     assert!(side > LEAST_PIXELS - 0.01, "{side} pixels at {size}");
                     assert!(
-                        one.texture == Texture::Plain || side > MARKED_PIXELS * 0.999,
+                        one.texture == Texture::Plain || side > marked_pixels(one.shape) * 0.999,
                         "{one:?} at {size}"
                     );
                     let edge = one.side / 2.0;
