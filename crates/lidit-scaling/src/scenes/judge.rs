@@ -187,13 +187,14 @@ mod tests {
 
     #[test]
     fn shapes_of_other_worlds_have_no_name() {
-        let paint = |size: u32, inside: &dyn Fn(f32, f32) -> bool| {
+        type Inside<'a> = &'a dyn Fn(f32, f32) -> bool;
+        let paint = |size: u32, inside: Inside| {
             RgbImage::from_fn(size, size, |x, y| {
                 let [x, y] = [x, y].map(|at| 2.0 * (at as f32 + 0.5) / size as f32 - 1.0);
                 Rgb(if inside(x, y) { [215, 35, 35] } else { [255; 3] })
             })
         };
-        let others: [(&str, &dyn Fn(f32, f32) -> bool); 5] = [
+        let others: [(&str, Inside); 5] = [
             ("bar", &|x, y| x.abs() < 0.7 && y.abs() < 0.3),
             ("ring", &|x, y| (0.35..0.7).contains(&x.hypot(y))),
             ("half disc", &|x, y| x.hypot(y) < 0.7 && y < 0.0),
