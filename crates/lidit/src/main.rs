@@ -12,6 +12,7 @@ mod data;
 mod device;
 mod doctor;
 mod encode;
+mod eval;
 mod fetch;
 mod launch;
 mod outcome;
@@ -67,11 +68,13 @@ enum Command {
     Doctor(doctor::Args),
     /// Draw pictures from prompts with a trained run.
     Sample(sample::Args),
+    /// Judge a trained run: its loss on held-out pictures with fixed noise, and what its pictures show of their prompts.
+    Eval(eval::Args),
     /// Turn pictures into an autoencoder's latents and back.
     Vae(vae::Args),
     /// Time the hot paths.
     Bench(bench::Args),
-    /// Plan, run and follow a grid of runs.
+    /// Plan, run and follow a grid of runs, and fit the law that they follow.
     Sweep(sweep::Args),
     /// Train several widths for a few steps, with and without muP, and say how much more the wider ones move.
     CoordinateCheck(coordinate_check::Args),
@@ -120,6 +123,7 @@ fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
         Command::Render(args) => render::run(args),
         Command::Doctor(args) => Ok(doctor::run(args)),
         Command::Sample(args) => sample::run(args),
+        Command::Eval(args) => eval::run(args),
         Command::Vae(args) => vae::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Sweep(args) => sweep::run(args),
