@@ -77,7 +77,8 @@ impl Args {
 }
 
 impl OptionArgs {
-    fn options(&self) -> FitOptions {
+    /// As the command line gave them.
+    pub fn options(&self) -> FitOptions {
         FitOptions {
             tolerance: self.tolerance,
             draws: self.draws,
