@@ -4,7 +4,7 @@
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
@@ -120,6 +120,16 @@ impl Dataset {
             .sources
             .iter()
             .filter_map(|source| source.set.manifest.as_ref())
+    }
+
+    /// Every shard's path or URL, with its SHA-256 where a manifest says it.
+    pub fn shards(&self) -> impl Iterator<Item = (&Path, Option<&str>)> {
+        self.inner.sources.iter().flat_map(|source| {
+            let entries = source.set.manifest.as_ref().map(|manifest| &manifest.shards);
+            let digest = move |number: usize| Some(entries?.get(number)?.sha256.as_str());
+            let shards = source.set.shards.iter().enumerate();
+            shards.map(move |(number, shard)| (shard.path.as_path(), digest(number)))
+        })
     }
 
     /// What the data is, in hex: over the manifest's shard digests, or without a manifest over sizes and layout of the

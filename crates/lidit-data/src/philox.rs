@@ -26,6 +26,8 @@ pub enum Stream {
     Subset = 6,
     /// The round function of the permutation of an epoch's blocks ([`crate::SampleOrder`]).
     Blocks = 7,
+    /// The noise of a validation triple: the level's number stands in the epoch's place.
+    Validation = 8,
 }
 
 impl Stream {

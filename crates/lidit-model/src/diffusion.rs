@@ -77,6 +77,12 @@ impl Diffusion {
         self.levels_of(&self.alpha_bars(), image_tokens)
     }
 
+    /// The levels of the chain itself, whatever its shift, least noise first: `[num_timesteps]`.
+    pub(crate) fn unshifted_levels(&self) -> Vec<NoiseLevel> {
+        let levels = self.alpha_bars().into_iter().enumerate();
+        levels.map(|(t, bar)| self.level(bar, t as f64)).collect()
+    }
+
     /// As [`levels`](Self::levels), for a chain that keeps some signal at its end: a log-SNR must be finite. 2^-24 is
     /// what diffusers' DPM-Solver keeps.
     pub(crate) fn levels_with_signal(&self, image_tokens: usize) -> Vec<NoiseLevel> {
@@ -88,19 +94,24 @@ impl Diffusion {
     }
 
     fn levels_of(&self, bars: &[f64], image_tokens: usize) -> Vec<NoiseLevel> {
-        let level = |alpha_bar: f64, t: f64| NoiseLevel {
-            signal: alpha_bar.sqrt(),
-            noise: (1.0 - alpha_bar).sqrt(),
-            time: t * MAX_TIME / self.num_timesteps as f64,
-        };
         let Some(s) = self.shift.factor(image_tokens) else {
-            return bars.iter().enumerate().map(|(t, &bar)| level(bar, t as f64)).collect();
+            let levels = bars.iter().enumerate();
+            return levels.map(|(t, &bar)| self.level(bar, t as f64)).collect();
         };
         let angles: Vec<f64> = bars.iter().map(|&bar| angle(bar)).collect();
         bars.iter()
             .map(|&bar| bar / (bar + s * s * (1.0 - bar)))
-            .map(|bar| level(bar, position(&angles, angle(bar))))
+            .map(|bar| self.level(bar, position(&angles, angle(bar))))
             .collect()
+    }
+
+    /// The level that keeps `alpha_bar` of the picture's variance and is told as the chain's `t`-th.
+    fn level(&self, alpha_bar: f64, t: f64) -> NoiseLevel {
+        NoiseLevel {
+            signal: alpha_bar.sqrt(),
+            noise: (1.0 - alpha_bar).sqrt(),
+            time: t * MAX_TIME / self.num_timesteps as f64,
+        }
     }
 
     /// The level of a time in [0, 1), among `num_timesteps`.

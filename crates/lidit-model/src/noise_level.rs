@@ -19,6 +19,15 @@ impl NoiseLevel {
         time: 0.0,
     };
 
+    /// The level of time `t`, 0..=1, on a straight path.
+    pub(crate) fn straight(t: f64) -> Self {
+        Self {
+            signal: 1.0 - t,
+            noise: t,
+            time: MAX_TIME * t,
+        }
+    }
+
     /// Signal-to-noise ratio, `alpha^2 / sigma^2`.
     pub fn snr(&self) -> f64 {
         (self.signal / self.noise).powi(2)

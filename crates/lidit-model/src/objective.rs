@@ -93,22 +93,39 @@ impl Objective {
 
     /// Mixes images and noise at the drawn timesteps.
     pub fn noise(&self, batch: &LossBatch) -> Noised {
-        let device = batch.images.device();
-        let b = batch.draws.len();
         let levels = self.levels(&batch.draws, batch.image_tokens);
+        self.mix(&batch.images, &batch.noise, levels)
+    }
+
+    /// Mixes `images` and `noise`, `[B, C, H, W]` both, at given times: one a sample, 0 (clean) to below 1 (noise), a
+    /// thousandth of what the network is told. Density and shift have no say; a chain takes the level that the time falls
+    /// into.
+    pub fn noise_at(&self, images: &Tensor<4>, noise: &Tensor<4>, times: &[f64]) -> Noised {
+        let levels = match self {
+            Self::Epsilon(diffusion) | Self::Velocity(diffusion) => {
+                let levels = diffusion.unshifted_levels();
+                times.iter().map(|&time| levels[diffusion.index(time)]).collect()
+            }
+            Self::RectifiedFlow(_) => times.iter().map(|&time| NoiseLevel::straight(time)).collect(),
+        };
+        self.mix(images, noise, levels)
+    }
+
+    fn mix(&self, images: &Tensor<4>, z: &Tensor<4>, levels: Vec<NoiseLevel>) -> Noised {
+        let device = images.device();
         let column = |of: fn(&NoiseLevel) -> f64| {
             let values: Vec<f32> = levels.iter().map(|level| of(level) as f32).collect();
-            Tensor::<4>::from_data(TensorData::new(values, [b, 1, 1, 1]), &device)
+            Tensor::<4>::from_data(TensorData::new(values, [levels.len(), 1, 1, 1]), &device)
         };
         let (signal, noise) = (column(|level| level.signal), column(|level| level.noise));
         let timesteps: Vec<f32> = levels.iter().map(|level| level.time as f32).collect();
         let target = match self {
-            Self::Epsilon(_) => batch.noise.clone(),
-            Self::Velocity(_) => batch.noise.clone() * signal.clone() - batch.images.clone() * noise.clone(),
-            Self::RectifiedFlow(_) => batch.noise.clone() - batch.images.clone(),
+            Self::Epsilon(_) => z.clone(),
+            Self::Velocity(_) => z.clone() * signal.clone() - images.clone() * noise.clone(),
+            Self::RectifiedFlow(_) => z.clone() - images.clone(),
         };
         Noised {
-            input: batch.images.clone() * signal + batch.noise.clone() * noise,
+            input: images.clone() * signal + z.clone() * noise,
             timesteps: Tensor::from_floats(timesteps.as_slice(), &device),
             target,
             levels,
@@ -179,12 +196,7 @@ impl Objective {
 impl RectifiedFlow {
     /// The level of a time in 0..=1 before the shift.
     pub(crate) fn level(&self, t: f64, image_tokens: usize) -> NoiseLevel {
-        let t = self.shift.of_straight(t, image_tokens);
-        NoiseLevel {
-            signal: 1.0 - t,
-            noise: t,
-            time: MAX_TIME * t,
-        }
+        NoiseLevel::straight(self.shift.of_straight(t, image_tokens))
     }
 
     fn validate(&self) -> Result<(), InvalidConfig> {

@@ -77,8 +77,13 @@ pub struct Choice {
 #[derive(Debug, thiserror::Error)]
 pub enum SweepError {
     /// Not TOML, an unknown key, a wrong type.
-    #[error("{0}")]
-    Parse(#[from] toml::de::Error),
+    #[error("line {line}: {message}")]
+    Parse {
+        /// From 1.
+        line: usize,
+        /// What is wrong.
+        message: String,
+    },
     /// A key whose value can't be.
     #[error("key `{key}`: {reason}")]
     Key {
@@ -90,6 +95,14 @@ pub enum SweepError {
 }
 
 impl SweepError {
+    fn parse(text: &str, error: &toml::de::Error) -> Self {
+        let before = error.span().and_then(|span| text.get(..span.start));
+        Self::Parse {
+            line: 1 + before.map_or(0, |before| before.matches('\n').count()),
+            message: error.message().trim().replace('\n', ", "),
+        }
+    }
+
     fn key(key: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Key {
             key: key.into(),
@@ -101,7 +114,7 @@ impl SweepError {
 impl Sweep {
     /// Reads a sweep file's text.
     pub fn parse(text: &str) -> Result<Self, SweepError> {
-        let sweep: Self = toml::from_str(text)?;
+        let sweep: Self = toml::from_str(text).map_err(|error| SweepError::parse(text, &error))?;
         if sweep.format_version != FORMAT_VERSION {
             let reason = format!("is {}, this lidit reads {FORMAT_VERSION}", sweep.format_version);
             return Err(SweepError::key("format_version", reason));

@@ -122,7 +122,8 @@ impl Conditioner {
         }
     }
 
-    /// Encodes `captions` now and keeps their states. `on_progress` hears how many are done. Features know them already.
+    /// Encodes `captions` now and keeps their states, those aside that it has kept before. `on_progress` hears how many are
+    /// done. Features know them already.
     ///
     /// The chunks depend on `captions` alone, so that a resumed run remembers the same bits.
     pub fn remember(&mut self, captions: &[String], mut on_progress: impl FnMut(usize)) -> Result<()> {
@@ -132,6 +133,7 @@ impl Conditioner {
         let mut wanted: Vec<&String> = captions.iter().collect();
         wanted.sort_unstable();
         wanted.dedup();
+        wanted.retain(|caption| !memory.contains_key(*caption));
         let mut done = 0;
         for chunk in wanted.chunks(CHUNK) {
             let texts: Vec<&str> = chunk.iter().map(|text| text.as_str()).collect();
@@ -158,6 +160,14 @@ impl Conditioner {
         match &mut self.source {
             Source::Models { .. } | Source::Synthetic(_) => Ok(()),
             Source::Features(store) => store.next_step(step),
+        }
+    }
+
+    /// Goes on to some samples, in no step's order. Where latents stand for their pictures, names one without.
+    pub(crate) fn hold(&mut self, ids: &[u64]) -> Result<Option<u64>> {
+        match &mut self.source {
+            Source::Models { .. } | Source::Synthetic(_) => Ok(None),
+            Source::Features(store) => store.hold(ids),
         }
     }
 
@@ -212,7 +222,7 @@ impl Conditioner {
                     captions.iter().map(|caption| memory.get(*caption).cloned()).collect();
                 match remembered {
                     Some(prompts) => prompts,
-                    None => encode(encoders, captions)?.into_iter().map(Arc::new).collect(),
+                    None => encode_each_once(encoders, captions)?,
                 }
             }
             Source::Features(store) => {
@@ -247,6 +257,22 @@ impl Conditioner {
             Source::Synthetic(inputs) => inputs.dims().to_vec(),
         }
     }
+}
+
+/// As [`encode`], a caption that comes again at no further cost.
+fn encode_each_once(encoders: &[PromptEncoder], captions: &[&str]) -> Result<Vec<Prompt>> {
+    let (mut texts, mut places) = (Vec::new(), HashMap::new());
+    for caption in captions {
+        places.entry(*caption).or_insert_with(|| {
+            texts.push(*caption);
+            texts.len() - 1
+        });
+    }
+    let prompts: Vec<Prompt> = encode(encoders, &texts)?.into_iter().map(Arc::new).collect();
+    Ok(captions
+        .iter()
+        .map(|caption| prompts[places[caption]].clone())
+        .collect())
 }
 
 /// Each caption's states from every encoder.

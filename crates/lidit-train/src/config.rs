@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::latents::VaeConfig;
 use crate::start::StartConfig;
+use crate::validation::ValidationConfig;
 
 /// Version of the resolved config's format, `format_version`.
 pub const FORMAT_VERSION: u32 = 1;
@@ -38,6 +39,9 @@ pub struct RunConfig {
     /// Whose weights it begins with; random ones without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<StartConfig>,
+    /// Held-out triples of sample, time and noise on which it is judged; none without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation: Option<ValidationConfig>,
 }
 
 /// The frozen prompt encoders of a run.
@@ -254,6 +258,9 @@ impl RunConfig {
         if let Some(start) = &self.start {
             start.validate()?;
         }
+        if let Some(validation) = &self.validation {
+            validation.validate(&self.train, &self.encoders)?;
+        }
         self.objective.validate()?;
         self.sample.sampler.validate(&self.objective)?;
         if self.train.sample_every > 0 && self.sample.prompts.is_empty() {
@@ -277,7 +284,7 @@ impl RunConfig {
 }
 
 /// `--set encoders.features=` takes the key back.
-fn empty_is_none<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+pub(crate) fn empty_is_none<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
     Ok(Option::deserialize(from)?.filter(|path: &PathBuf| !path.as_os_str().is_empty()))
 }
 

@@ -11,7 +11,14 @@ use crate::config::RunConfig;
 use crate::stages::{STAGES, is_stage_key, select_stage, stage_tables};
 
 /// Keys whose text is a path, resolved against the file that holds them.
-const PATH_KEYS: [&str; 4] = ["data.path", "encoders.features", "start.run", "vae.kl.model"];
+const PATH_KEYS: [&str; 6] = [
+    "data.path",
+    "encoders.features",
+    "start.run",
+    "vae.kl.model",
+    "validation.data",
+    "validation.features",
+];
 
 /// Starts a path inside the cache folder, wherever that is.
 const CACHE_PREFIX: &str = "$LIDIT_CACHE/";

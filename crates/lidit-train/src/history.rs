@@ -12,7 +12,7 @@ use crate::jsonl::{self, JsonLines};
 use crate::run_dir::{RunDir, host_name};
 
 /// The version of a line of `history.jsonl`.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// `history.jsonl`, open for appending; nothing in it is ever changed or cut, whatever lineage survives.
 pub struct History {
@@ -38,6 +38,11 @@ pub struct HistoryLine {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
+    /// Processes opened the run directory, to load and to train.
+    Opened {
+        /// Milliseconds that the attempts before it took.
+        wall_ms: u64,
+    },
     /// Processes began to train.
     Started {
         /// Steps already done, by the checkpoint that was loaded; 0 for a new run.
@@ -200,6 +205,7 @@ mod tests {
             sharding: Sharding::Zero1,
             threads: vec![1, 1],
         };
+        first.record(Event::Opened { wall_ms: 0 }).unwrap();
         let started = Event::started(0, 2, "0.1.0", "cpu", arithmetic);
         first.record(started.clone()).unwrap();
         first
@@ -225,9 +231,9 @@ mod tests {
             .unwrap();
         second.record(Event::Finished { step: 20 }).unwrap();
         let lines = read(&run.history()).unwrap();
-        assert_eq!(lines.iter().map(|l| l.attempt).collect::<Vec<_>>(), [1, 1, 1, 2, 2]);
-        assert_eq!(lines[0].event, started);
-        assert_eq!(lines[4].event, Event::Finished { step: 20 });
+        assert_eq!(lines.iter().map(|l| l.attempt).collect::<Vec<_>>(), [1, 1, 1, 1, 2, 2]);
+        assert_eq!(lines[1].event, started);
+        assert_eq!(lines[5].event, Event::Finished { step: 20 });
         let text = fs::read_to_string(run.history()).unwrap();
         assert!(
             text.contains(r#""event":"stopped","step":10,"reason":"SIGTERM""#),

@@ -34,6 +34,7 @@ mod fault;
 mod features;
 mod folder_lock;
 mod generate;
+mod goodput;
 mod gradients;
 mod hparams;
 mod image_grid;
@@ -77,6 +78,7 @@ mod synthetic;
 mod tensorboard;
 mod train;
 mod vae;
+mod validation;
 mod weights;
 mod written_part;
 
@@ -127,4 +129,7 @@ pub use synthetic::SyntheticShape;
 pub use tensorboard::Ending;
 pub use train::{Ended, RunRequest};
 pub use vae::{VaeEnded, VaeRecord, VaeRequest, train_vae};
+pub use validation::{
+    HeldOut, Judged, LevelLoss, Paired, ValidationConfig, ValidationIdentity, ValidationRecord, ValidationSet,
+};
 pub use weights::Weights;

@@ -13,9 +13,10 @@ use crate::loss_bins::{BINS, bin_name};
 use crate::loss_watch::LossWatch;
 use crate::run_dir::RunDir;
 use crate::tensorboard::{Ending, TensorBoard, code_block};
+use crate::validation::ValidationRecord;
 
 /// The version of a line of `metrics.jsonl`.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// One logged step. Counts and times run from the run's first step over all attempts that survive in it.
 ///
@@ -54,6 +55,12 @@ pub struct StepRecord {
     pub images_per_s: f64,
     /// Wall clock, the attempts' times added up.
     pub seconds: f64,
+    /// Of `seconds`, the steps that updated something, less what rank 0 waited for its loader.
+    pub useful_seconds: f64,
+    /// Wall clock of all attempts up to this line, whatever they did: loading, saves, validation, steps that were lost.
+    pub wall_seconds: f64,
+    /// `useful_seconds / wall_seconds`.
+    pub goodput: f64,
     /// Mean wall clock of a step since the last logged one.
     pub step_s: f64,
     /// Of `step_s`, what rank 0 waited for its loader.
@@ -62,6 +69,10 @@ pub struct StepRecord {
     pub save_stall_s: f64,
     /// What the save that was completed since then took in the background; `null` where none was.
     pub save_write_s: Option<f64>,
+    /// The validation loss of an evaluated step; `null` of others, and where it is not finite.
+    pub val_loss: Option<f64>,
+    /// Its standard error.
+    pub val_loss_se: Option<f64>,
     /// What the losses up to this step were like.
     pub watch: LossWatch,
 }
@@ -135,6 +146,7 @@ impl Metrics {
             ("speed/step_s", r.step_s),
             ("speed/data_wait_s", r.data_wait_s),
             ("speed/save_stall_s", r.save_stall_s),
+            ("speed/goodput", r.goodput),
         ];
         self.board.scalars(r.step, &points)?;
         if let Some(write) = r.save_write_s {
@@ -149,6 +161,20 @@ impl Metrics {
         self.dashboard.show(record)?;
         self.last = Some(record.clone());
         Ok(())
+    }
+
+    /// Shows a step's validation loss, whole and at each time.
+    pub fn validated(&mut self, record: &ValidationRecord, seconds: f64) -> Result<()> {
+        let mut points = vec![("validation/loss".to_owned(), record.val_loss)];
+        let levels = record.levels.iter();
+        points.extend(levels.map(|level| (format!("validation/loss_at/{:.3}", level.time), level.mean)));
+        let points: Vec<_> = points.iter().map(|(tag, loss)| (tag.as_str(), *loss)).collect();
+        self.board.scalars(record.step, &points)?;
+        let numbers = format!(
+            "{:.5} with a standard error of {:.5} ({}), in {seconds:.1} s",
+            record.val_loss, record.se, record.weights
+        );
+        self.dashboard.note("validation loss", &numbers)
     }
 
     /// Moves the progress on, at steps that are not logged.
@@ -234,10 +260,15 @@ impl StepRecord {
             caption_tokens_cut: 3,
             images_per_s: 100.0,
             seconds: 0.3,
+            useful_seconds: 0.25,
+            wall_seconds: 0.5,
+            goodput: 0.5,
             step_s: 0.3,
             data_wait_s: 0.01,
             save_stall_s: 0.0,
             save_write_s: None,
+            val_loss: None,
+            val_loss_se: None,
             watch: LossWatch::default(),
         }
     }
@@ -321,6 +352,11 @@ mod tests {
             "caption_tokens_cut",
             "images_per_s",
             "seconds",
+            "useful_seconds",
+            "wall_seconds",
+            "goodput",
+            "val_loss",
+            "val_loss_se",
             "watch",
         ];
         assert!(keys.iter().all(|key| line.get(key).is_some()), "{line}");

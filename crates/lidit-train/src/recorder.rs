@@ -10,11 +10,12 @@ use serde_json::json;
 use crate::checkpoint_writer::Saved;
 use crate::config::RunConfig;
 use crate::dashboard::View;
-use crate::history::{Arithmetic, Event, History};
+use crate::goodput::Goodput;
+use crate::history::{self, Arithmetic, Event, History};
 use crate::incident::{self, Incident};
 use crate::loss_bins::LossBins;
 use crate::loss_watch::{IncidentKind, LossWatch};
-use crate::metrics::{Metrics, StepRecord, Watch};
+use crate::metrics::{self, Metrics, StepRecord, Watch};
 use crate::readable::readable_bytes;
 use crate::run_dir::RunDir;
 use crate::state::TrainState;
@@ -23,6 +24,7 @@ use crate::stop::Stop;
 use crate::stream_log::{StepSamples, StreamLog};
 use crate::tensorboard::Ending;
 use crate::train::Ended;
+use crate::validation::{self, ValidationRecord};
 
 /// The records of one attempt at a run.
 pub struct Recorder {
@@ -38,6 +40,7 @@ struct Lead {
     world_size: usize,
     view: View,
     stop: Stop,
+    goodput: Goodput,
     pace: Pace,
     step: u64,
 }
@@ -53,6 +56,7 @@ struct Pace {
     save_stall: f64,
     save_write: Option<f64>,
     total_seconds: f64,
+    useful_seconds: f64,
     total_flops: f64,
     samples_an_epoch: f64,
     total_tokens: u64,
@@ -69,15 +73,23 @@ impl Recorder {
             return Ok(Self { lead: None });
         }
         run_dir.clear_result()?;
+        // Both as the attempt before left them: what it did beyond its last checkpoint took time, too.
+        let logged = metrics::read(&run_dir.metrics())?.last().map(|last| last.wall_seconds);
+        let goodput = Goodput::begin(&history::read(&run_dir.history())?, logged);
+        let mut history = History::open(run_dir)?;
+        history.record(Event::Opened {
+            wall_ms: goodput.before_ms(),
+        })?;
         Ok(Self {
             lead: Some(Lead {
                 run_dir: RunDir::attach(run_dir.root())?,
-                history: History::open(run_dir)?,
+                history,
                 metrics: None,
                 stream: None,
                 world_size: world.size(),
                 view,
                 stop: stop.clone(),
+                goodput,
                 pace: Pace::default(),
                 step: 0,
             }),
@@ -110,6 +122,7 @@ impl Recorder {
             arithmetic.clone(),
         ))?;
         incident::cut_back(&lead.run_dir, state.step)?;
+        validation::cut_back(&lead.run_dir, state.step)?;
         let name = lead
             .run_dir
             .root()
@@ -127,6 +140,7 @@ impl Recorder {
         metrics.config(&config.to_toml()?.parse()?)?;
         lead.pace = Pace {
             total_seconds: metrics.last().map_or(0.0, |last| last.seconds),
+            useful_seconds: metrics.last().map_or(0.0, |last| last.useful_seconds),
             total_flops: metrics.last().map_or(0.0, |last| last.flops),
             total_tokens: metrics.last().map_or(0, |last| last.tokens_seen),
             samples_an_epoch: samples as f64,
@@ -174,8 +188,26 @@ impl Recorder {
         metrics.note(&format!("{what}, see incidents/step-{step}.json"), "")
     }
 
-    /// A step is done, `watch` has seen its loss; it is logged when its turn comes, or when it can't be trusted.
-    pub fn step(&mut self, state: &TrainState, stats: &StepStats, took: Duration, waited: Duration) -> Result<()> {
+    /// A step was evaluated: its record is on the disk when this returns.
+    pub fn validated(&mut self, record: &ValidationRecord, took: Duration) -> Result<()> {
+        let Some(lead) = &mut self.lead else { return Ok(()) };
+        record.write(&lead.run_dir)?;
+        match &mut lead.metrics {
+            Some(metrics) => metrics.validated(record, took.as_secs_f64()),
+            None => Ok(()),
+        }
+    }
+
+    /// A step is done, `watch` has seen its loss; it is logged when its turn comes, when it was `validated`, or when it
+    /// can't be trusted.
+    pub fn step(
+        &mut self,
+        state: &TrainState,
+        stats: &StepStats,
+        took: Duration,
+        waited: Duration,
+        validated: Option<&ValidationRecord>,
+    ) -> Result<()> {
         let step = state.step;
         let Some(lead) = &mut self.lead else { return Ok(()) };
         lead.step = step;
@@ -187,8 +219,12 @@ impl Recorder {
         let Some(metrics) = &mut lead.metrics else {
             return Ok(());
         };
-        if stats.stop || stats.finding.is_some() || lead.pace.is_due(step) {
-            metrics.log(&lead.pace.record(state, stats))
+        if stats.stop || stats.finding.is_some() || validated.is_some() || lead.pace.is_due(step) {
+            let wall_seconds = lead.goodput.wall_seconds();
+            let mut record = lead.pace.record(state, stats, wall_seconds);
+            record.val_loss = validated.map(|validated| validated.val_loss);
+            record.val_loss_se = validated.map(|validated| validated.se);
+            metrics.log(&record)
         } else {
             metrics.advance(step)
         }
@@ -285,11 +321,18 @@ impl Lead {
             });
         }
         self.history.record(Event::Finished { step: ended.step })?;
+        let validated = ValidationRecord::read(&self.run_dir, ended.step)?;
+        let wall_seconds = self.goodput.wall_seconds();
         self.run_dir.write_result(&json!({
             "format_version": 1,
             "step": ended.step,
             "loss": ended.loss,
+            "val_loss": validated.as_ref().map(|record| record.val_loss),
+            "val_loss_se": validated.as_ref().map(|record| record.se),
+            "validation_digest": validated.map(|record| record.digest),
             "seconds": self.pace.total_seconds,
+            "wall_seconds": wall_seconds,
+            "goodput": self.pace.useful_seconds / wall_seconds,
             "flops": self.pace.total_flops,
         }))
     }
@@ -301,6 +344,7 @@ impl Pace {
         // One NaN would hide all losses since the last line.
         if !stats.is_skipped() {
             self.loss_bins += stats.loss_bins;
+            self.useful_seconds += took.saturating_sub(waited).as_secs_f64();
         }
         self.images += stats.usable;
         self.seconds += took.as_secs_f64();
@@ -316,7 +360,7 @@ impl Pace {
     }
 
     /// The line of the step that `state` has just made; the sums start anew.
-    fn record(&mut self, state: &TrainState, stats: &StepStats) -> StepRecord {
+    fn record(&mut self, state: &TrainState, stats: &StepStats, wall_seconds: f64) -> StepRecord {
         let step = state.step;
         let samples_seen = step * self.global_batch;
         let record = StepRecord {
@@ -334,10 +378,15 @@ impl Pace {
             caption_tokens_cut: stats.caption_tokens_cut,
             images_per_s: self.images as f64 / self.seconds,
             seconds: self.total_seconds,
+            useful_seconds: self.useful_seconds,
+            wall_seconds,
+            goodput: self.useful_seconds / wall_seconds,
             step_s: self.seconds / f64::from(self.steps),
             data_wait_s: self.waited / f64::from(self.steps),
             save_stall_s: self.save_stall,
             save_write_s: self.save_write.take(),
+            val_loss: None,
+            val_loss_se: None,
             watch: state.watch,
         };
         (self.steps, self.images, self.seconds, self.waited) = (0, 0, 0.0, 0.0);

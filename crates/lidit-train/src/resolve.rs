@@ -18,7 +18,7 @@ pub enum Start {
 }
 
 /// Keys that a continued run may change: they say how a run computes or what it records, never what it computes.
-const FREE_KEYS: [&str; 13] = [
+const FREE_KEYS: [&str; 14] = [
     "train.micro_batch",
     "train.recompute_blocks",
     "train.sharding",
@@ -32,7 +32,11 @@ const FREE_KEYS: [&str; 13] = [
     "train.max_nonfinite",
     "train.spike_zscore",
     "sample",
+    "validation.every",
 ];
+
+/// Keys that may change where features are stored in f32: they are what the language models say then.
+const FEATURE_KEYS: [&str; 2] = ["encoders.features", "validation.features"];
 
 /// The config to follow in `run_dir`, with `sets` applied. `load` reads the given one.
 ///
@@ -61,8 +65,7 @@ fn continued(stored: &str, sets: &[String]) -> Result<RunConfig> {
         if is_free(key) || changed == original {
             continue;
         }
-        // Features in f32 are what the language models say; rounded ones are not.
-        if key == "encoders.features" && changed.encoders.cache.precision == Precision::F32 {
+        if FEATURE_KEYS.contains(&key) && changed.encoders.cache.precision == Precision::F32 {
             continue;
         }
         if key == "train.steps" {

@@ -11,7 +11,7 @@ use crate::atomic::write_atomically;
 use crate::folder_lock::{self, LOCK};
 
 /// What a run makes in its directory, apart from hidden files.
-const OWN: [&str; 8] = [
+const OWN: [&str; 9] = [
     "config.toml",
     "history.jsonl",
     "metrics.jsonl",
@@ -19,6 +19,7 @@ const OWN: [&str; 8] = [
     "samples",
     "checkpoints",
     "incidents",
+    "validation",
     "result.json",
 ];
 
@@ -163,6 +164,16 @@ impl RunDir {
     /// What is known of such a step, `incidents/step-N.json`.
     pub fn incident(&self, step: u64) -> PathBuf {
         self.incidents().join(format!("step-{step}.json"))
+    }
+
+    /// Validation losses, `validation/`; there once the first step was evaluated.
+    pub fn validation(&self) -> PathBuf {
+        self.root.join("validation")
+    }
+
+    /// That of the weights after `step` steps, `validation/step-N.json`.
+    pub fn validation_of(&self, step: u64) -> PathBuf {
+        self.validation().join(format!("step-{step}.json"))
     }
 
     /// The run's outcome, written last, `result.json`.

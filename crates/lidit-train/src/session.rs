@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;
 use lidit_data::{Dataset, LoadedStep, Loader, LoaderConfig, MicroBatch, SampleOrder, Share};
 use lidit_dist::World;
@@ -10,7 +10,7 @@ use lidit_model::{Conditioning, LiDit};
 
 use crate::checkpoint_writer::CheckpointWriter;
 use crate::conditioner::Conditioner;
-use crate::config::RunConfig;
+use crate::config::{Remember, RunConfig};
 use crate::fault::Fault;
 use crate::gradients::Ownership;
 use crate::history::Arithmetic;
@@ -27,6 +27,8 @@ use crate::step_stats::{Finding, StepStats};
 use crate::stop::Stop;
 use crate::tensorboard::Ending;
 use crate::train::{Ended, RunRequest, conditioner, newest_checkpoint, remember};
+use crate::validation::{HeldOut, Judged, ValidationConfig, ValidationRecord};
+use crate::weights::Weights;
 
 /// A run with everything loaded.
 pub struct Session<'a> {
@@ -42,6 +44,7 @@ pub struct Session<'a> {
     order: SampleOrder,
     quarantine: Quarantine,
     previews: Previews,
+    validation: Option<HeldOut>,
     state: TrainState,
     writer: CheckpointWriter,
     arithmetic: Arithmetic,
@@ -74,6 +77,20 @@ impl<'a> Session<'a> {
         remember(&mut conditioner, &config, &dataset, |done, total| {
             recorder.encoding(done, total);
         })?;
+        let validation = match &config.validation {
+            Some(validation) => {
+                let set = validation.set();
+                let held_out = HeldOut::open(&set, &config, &latents, &request.device, request.locate, world)?;
+                held_out.check_apart(&dataset)?;
+                if config.encoders.remember == Remember::Dataset {
+                    conditioner.remember(held_out.captions(), |done| {
+                        recorder.encoding(done, held_out.captions().len())
+                    })?;
+                }
+                Some(held_out)
+            }
+            None => None,
+        };
         let device = request.device.clone().autodiff();
         let conditioning = conditioner.conditioning(&config.encoders);
         let model = LiDit::init(&config.model, &conditioning, config.train.seed, &device);
@@ -126,6 +143,7 @@ impl<'a> Session<'a> {
             order,
             quarantine,
             previews,
+            validation,
             state,
             writer,
             arithmetic,
@@ -157,7 +175,9 @@ impl<'a> Session<'a> {
             if !stats.is_skipped() {
                 loss = stats.loss;
             }
-            recorder.step(&self.state, &stats, begun.elapsed(), waited)?;
+            let took = begun.elapsed();
+            let validated = self.validate(world, recorder)?;
+            recorder.step(&self.state, &stats, took, waited, validated.as_ref())?;
             self.limit_skipping()?;
             let seen = self.state.step * self.config.train.global_batch as u64;
             self.quarantine.add(stats.unusable(), &unusable, seen, world)?;
@@ -272,15 +292,48 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Judges the held-out triples where the step is to be evaluated; every rank judges its share.
+    fn validate(&mut self, world: &World, recorder: &mut Recorder) -> Result<Option<ValidationRecord>> {
+        let step = self.state.step;
+        let due = |config: &&ValidationConfig| config.is_due(step, self.config.train.steps);
+        let Some(config) = self.config.validation.as_ref().filter(due) else {
+            return Ok(None);
+        };
+        let begun = Instant::now();
+        let weights = config.weights.among(&self.config.train.ema_half_lives);
+        let weights = weights.with_context(|| format!("the run keeps no weights {}", config.weights))?;
+        let model = self.model_of(weights, world)?;
+        let Some(held_out) = &mut self.validation else {
+            return Ok(None);
+        };
+        let device = self.device.clone().inner();
+        let judged = Judged {
+            model: &model,
+            conditioner: &self.conditioner,
+            device: &device,
+            micro_batch: self.config.train.micro_batch,
+        };
+        let record = held_out.evaluate(&judged, world)?.of(step, weights.to_string());
+        // A GPU's memory in shapes that no step has a use for.
+        device.memory_cleanup();
+        recorder.validated(&record, begun.elapsed())?;
+        Ok(Some(record))
+    }
+
+    /// The network with `weights`, without autodiff. A collective.
+    fn model_of(&self, weights: Weights, world: &World) -> Result<LiDit> {
+        self.state
+            .model_of(weights, &self.config, &self.layout, &self.ownership, world)
+    }
+
     /// Draws the sample grid where one is due; every rank draws its share.
     fn preview(&self, world: &World, recorder: &mut Recorder) -> Result<()> {
         let every = self.config.train.sample_every;
         if every == 0 || !self.state.step.is_multiple_of(every) {
             return Ok(());
         }
-        let model = self
-            .state
-            .averaged_model(&self.config, &self.layout, &self.ownership, world)?;
+        let average = Weights::Ema(None).among(&self.config.train.ema_half_lives);
+        let model = self.model_of(average.unwrap_or(Weights::Raw), world)?;
         let device = self.device.clone().inner();
         let grid = self
             .previews

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use lidit_data::{SampleOrder, Share};
@@ -21,6 +21,7 @@ use crate::loss_watch::LossWatch;
 use crate::manifest::{DataPosition, FORMAT_VERSION, Manifest};
 use crate::optimizer::{FlatAdamW, host_onto, upload};
 use crate::snapshot::{FlatWeights, Snapshot};
+use crate::weights::Weights;
 
 /// Elements of a vector of flat space that are gathered at once.
 const GATHERED: usize = 1 << 24;
@@ -158,20 +159,24 @@ impl TrainState {
         })
     }
 
-    /// The network with its longest-lived average (or its raw weights without one), for drawing. A collective.
-    pub fn averaged_model(
+    /// The network with `weights`, named with their half-life, without autodiff. A collective.
+    ///
+    /// # Errors
+    /// The run keeps no such average.
+    pub fn model_of(
         &self,
+        weights: Weights,
         config: &RunConfig,
         layout: &FlatLayout,
         ownership: &Ownership,
         world: &World,
     ) -> Result<LiDit> {
-        let own = self
-            .ema
-            .iter()
-            .max_by_key(|ema| ema.half_life())
-            .map_or(self.optimizer.masters(), Ema::weights);
-        let all: Tensor<1> = ownership.gather(own, world)?;
+        let Weights::Ema(half_life) = weights else {
+            return Ok(self.model.valid());
+        };
+        let average = self.ema.iter().find(|ema| Some(ema.half_life()) == half_life);
+        let average = average.with_context(|| format!("the run keeps no weights {weights}"))?;
+        let all: Tensor<1> = ownership.gather(average.weights(), world)?;
         Ok(layout.load(&all, config.train.precision, self.model.valid()))
     }
 }

@@ -20,6 +20,15 @@ pub enum Weights {
 }
 
 impl Weights {
+    /// The same with its half-life, of a run that has `half_lives`; `None` if it lacks this one.
+    pub(crate) fn among(self, half_lives: &[u64]) -> Option<Self> {
+        match self {
+            Self::Raw => Some(self),
+            Self::Ema(None) => half_lives.iter().max().map(|&longest| Self::Ema(Some(longest))),
+            Self::Ema(Some(half_life)) => half_lives.contains(&half_life).then_some(self),
+        }
+    }
+
     /// Whether these are the weights that `name` says, which names a half-life where there is one.
     pub(crate) fn is(self, name: &str) -> bool {
         match self {
@@ -80,16 +89,15 @@ impl Checkpoint {
     }
 
     /// `weights` with its half-life.
-    pub(crate) fn named(&self, weights: Weights) -> Result<Weights> {
-        match weights {
-            Weights::Ema(None) => match self.manifest().ema_half_lives.iter().max() {
-                Some(&half_life) => Ok(Weights::Ema(Some(half_life))),
-                None => bail!(
-                    "checkpoint {} has no weight average: use --weights raw",
-                    self.dir().display()
-                ),
-            },
-            named => Ok(named),
+    pub fn named(&self, weights: Weights) -> Result<Weights> {
+        let named = weights.among(&self.manifest().ema_half_lives);
+        match (named, weights) {
+            (None, Weights::Ema(None)) => bail!(
+                "checkpoint {} has no weight average: use --weights raw",
+                self.dir().display()
+            ),
+            // One that is not there is named when its file is looked for.
+            (named, weights) => Ok(named.unwrap_or(weights)),
         }
     }
 
@@ -116,6 +124,12 @@ mod tests {
             assert!(typo.parse::<Weights>().is_err(), "{typo}");
         }
         assert!(Weights::Ema(None).is("ema:48") && Weights::Ema(Some(48)).is("ema:48") && Weights::Raw.is("raw"));
+        assert_eq!(Weights::Ema(None).among(&[4, 48]), Some(Weights::Ema(Some(48))));
+        assert_eq!(Weights::Ema(Some(5)).among(&[4, 48]), None);
+        assert_eq!(
+            (Weights::Ema(None).among(&[]), Weights::Raw.among(&[])),
+            (None, Some(Weights::Raw))
+        );
         assert!(!Weights::Ema(None).is("raw") && !Weights::Ema(Some(4)).is("ema:48") && !Weights::Raw.is("ema:48"));
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use lidit_dist::World;
 use lidit_train::{FeatureRequest, FeaturesWritten, RunConfig, Stop, write_features};
 use serde_json::json;
@@ -23,6 +23,9 @@ pub struct Args {
     /// Change one key: `--set encoders.cache.precision=f32`. May be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+    /// Encode the config's validation set in the place of its data: for `validation.features`.
+    #[arg(long)]
+    validation: bool,
     /// cpu, cuda or cuda:NUMBER.
     #[arg(long, default_value = "cpu")]
     device: DeviceArg,
@@ -35,8 +38,14 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<Outcome> {
     let stop = Stop::on_signals()?;
     let world = World::from_env(Duration::from_secs(args.deadline))?;
+    let mut config = RunConfig::load(&args.config, &args.sets)?;
+    if args.validation {
+        let validation = config.validation.as_ref();
+        let validation = validation.with_context(|| format!("{} has no [validation]", args.config.display()))?;
+        config = validation.set().in_place_of_data(&config);
+    }
     let request = FeatureRequest {
-        config: &RunConfig::load(&args.config, &args.sets)?,
+        config: &config,
         out: &args.out,
         device: args.device.open(world.local_rank())?,
         locate: &fetch::resolve_model,

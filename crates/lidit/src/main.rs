@@ -12,6 +12,7 @@ mod data;
 mod device;
 mod doctor;
 mod encode;
+mod eval;
 mod fetch;
 mod launch;
 mod outcome;
@@ -67,6 +68,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Draw pictures from prompts with a trained run.
     Sample(sample::Args),
+    /// Judge a trained run: its loss on held-out pictures with fixed noise, and what its pictures show of their prompts.
+    Eval(eval::Args),
     /// Turn pictures into an autoencoder's latents and back.
     Vae(vae::Args),
     /// Time the hot paths.
@@ -120,6 +123,7 @@ fn dispatch(command: &Command) -> anyhow::Result<Outcome> {
         Command::Render(args) => render::run(args),
         Command::Doctor(args) => Ok(doctor::run(args)),
         Command::Sample(args) => sample::run(args),
+        Command::Eval(args) => eval::run(args),
         Command::Vae(args) => vae::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Sweep(args) => sweep::run(args),

@@ -177,3 +177,25 @@ fn the_digest_is_of_the_content_and_a_changed_shard_is_noticed() {
     assert!(message.contains("but its manifest says"), "{message}");
     assert_ne!(glob(&a), glob(&b));
 }
+
+#[test]
+fn shards_are_listed_in_order_with_what_a_manifest_says_of_their_content() {
+    let folder = tempfile::tempdir().unwrap();
+    write_set(folder.path(), 8, 3, 3);
+    let of_folder = Dataset::open(&config(folder.path())).unwrap();
+    let manifest = of_folder.manifests().next().unwrap();
+    let listed: Vec<_> = manifest
+        .shards
+        .iter()
+        .map(|shard| (folder.path().join(&shard.file), Some(shard.sha256.clone())))
+        .collect();
+    let shards = |dataset: &Dataset| {
+        let shards = dataset.shards();
+        let owned = shards.map(|(path, digest)| (path.to_owned(), digest.map(str::to_owned)));
+        owned.collect::<Vec<_>>()
+    };
+    assert_eq!((shards(&of_folder), listed.len()), (listed.clone(), 3));
+    let of_glob = Dataset::open(&config(&folder.path().join("shard-0000[12].parquet"))).unwrap();
+    let bare: Vec<_> = listed[1..].iter().map(|(path, _)| (path.clone(), None)).collect();
+    assert_eq!(shards(&of_glob), bare);
+}

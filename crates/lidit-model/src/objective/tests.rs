@@ -128,6 +128,36 @@ fn a_shift_lowers_the_log_snr_and_a_time_means_the_same_level_at_every_size() {
     }
 }
 
+/// A draw of density `uniform` is its own time, so both ways lead to the same noise; a shift moves draws alone.
+#[test]
+fn given_times_are_those_that_the_network_is_told_whatever_the_shift() {
+    let golden = Golden::open("objective");
+    let mut batch = golden.loss_batch(1024);
+    let times = [0.0625, 0.3125, 0.5625, 0.9375];
+    batch.draws = times.map(|time| [time as f32, 0.0]).to_vec();
+    let shift = TimestepShift::Constant { factor: 3.0 };
+    for plain in [
+        Objective::Epsilon(diffusion(LINEAR)),
+        Objective::Velocity(diffusion(BetaSchedule::Cosine {})),
+        flow(TimestepDensity::Uniform, TimestepShift::None),
+    ] {
+        let mut shifted = plain.clone();
+        match &mut shifted {
+            Objective::Epsilon(chain) | Objective::Velocity(chain) => chain.shift = shift,
+            Objective::RectifiedFlow(flow) => (flow.shift, flow.density) = (shift, LOGIT_NORMAL),
+        }
+        let drawn = plain.noise(&batch);
+        for objective in [plain, shifted] {
+            let given = objective.noise_at(&batch.images, &batch.noise, &times);
+            assert_eq!(given.levels, drawn.levels);
+            for (a, b) in [(&given.input, &drawn.input), (&given.target, &drawn.target)] {
+                assert_eq!(a.to_data(), b.to_data());
+            }
+            assert_eq!(given.timesteps.to_data(), drawn.timesteps.to_data());
+        }
+    }
+}
+
 #[test]
 fn extreme_draws_stay_finite_and_in_range() {
     let below_one = 1.0 - f32::EPSILON / 2.0;

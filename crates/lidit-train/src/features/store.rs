@@ -127,6 +127,13 @@ impl FeatureStore {
         Ok(())
     }
 
+    /// Brings some samples, in no step's order. Where latents stand for pictures, names one without.
+    pub fn hold(&mut self, ids: &[u64]) -> Result<Option<u64>> {
+        self.samples = self.set.load(ids)?;
+        let lacks = |id: &&u64| self.has_latents() && self.latents_of(**id).is_none();
+        Ok(ids.iter().find(lacks).copied())
+    }
+
     /// Whether latents stand for the pictures.
     pub fn has_latents(&self) -> bool {
         self.with_latents

@@ -7,6 +7,8 @@ use anyhow::{Context as _, Result};
 use lidit_scaling::law::{Fit, FitOptions, Table};
 use serde_json::Value;
 
+use super::SweepArgs;
+use super::finished::{Finished, check_alike};
 use crate::outcome::Outcome;
 
 /// Keys that scripts may rely on; null when the joint law could not be fitted.
@@ -15,9 +17,18 @@ const JOINT_KEYS: [&str; 8] = ["E", "A", "a", "B", "b", "n_opt_exponent", "d_opt
 /// Arguments of `lidit sweep fit`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Finished runs as CSV with columns n, d, c, loss and, if known, u, seed, se, name.
-    #[arg(long)]
-    table: PathBuf,
+    /// The sweep's file: its finished runs are fitted, by their validation losses.
+    #[arg(required_unless_present = "table")]
+    sweep: Option<PathBuf>,
+    /// Where its runs are kept [default: runs/NAME of the file].
+    #[arg(long, value_name = "DIR", conflicts_with = "table")]
+    dir: Option<PathBuf>,
+    /// Of this axis only this value, `AXIS=VALUE`: runs of one law differ in size and length alone. May be repeated.
+    #[arg(long, value_name = "AXIS=VALUE", conflicts_with = "table")]
+    only: Vec<String>,
+    /// Instead of a sweep: runs as CSV with columns n, d, c, loss and, if known, u, seed, se, name.
+    #[arg(long, conflicts_with = "sweep")]
+    table: Option<PathBuf>,
     /// Write fit.json, fit.txt and points.csv into this folder.
     #[arg(long)]
     out: Option<PathBuf>,
@@ -38,12 +49,36 @@ pub struct OptionArgs {
     #[arg(long, default_value_t = 0)]
     seed: u64,
     /// Image tokens of a sample: with the table's column u it tells runs that saw samples more than once.
-    #[arg(long)]
+    #[arg(long, requires = "table")]
     tokens_per_sample: Option<f64>,
 }
 
+impl Args {
+    /// What is fitted: where it came from, the runs, and how.
+    fn input(&self) -> Result<(PathBuf, Table, FitOptions)> {
+        let mut options = self.options.options();
+        if let Some(table) = &self.table {
+            return Ok((table.clone(), Table::read(table)?, options));
+        }
+        let sweep = SweepArgs {
+            sweep: self.sweep.clone().unwrap_or_default(),
+            dir: self.dir.clone(),
+        };
+        let folder = sweep.folder()?;
+        let runs = Finished::of(&folder, &folder.points()?, &self.only)?;
+        check_alike(&runs)?;
+        options.tokens_per_sample = runs.first().map(|run| run.planned.image_tokens as f64);
+        let table = Table {
+            points: runs.iter().map(Finished::point).collect::<Result<_>>()?,
+            ignored: Vec::new(),
+        };
+        Ok((folder.root().to_owned(), table, options))
+    }
+}
+
 impl OptionArgs {
-    fn options(&self) -> FitOptions {
+    /// As the command line gave them.
+    pub fn options(&self) -> FitOptions {
         FitOptions {
             tolerance: self.tolerance,
             draws: self.draws,
@@ -55,11 +90,11 @@ impl OptionArgs {
 
 /// Fits a table.
 pub fn run(args: &Args) -> Result<Outcome> {
-    let table = Table::read(&args.table)?;
+    let (from, table, options) = args.input()?;
     if !table.ignored.is_empty() {
         eprintln!("note: columns that the law does not use: {}", table.ignored.join(", "));
     }
-    let fit = Fit::of(&table.points, args.options.options()).with_context(|| args.table.display().to_string())?;
+    let fit = Fit::of(&table.points, options).with_context(|| from.display().to_string())?;
     let json = json(&fit)?;
     if let Some(folder) = &args.out {
         write(folder, &fit, &json, &table)?;
@@ -95,7 +130,10 @@ mod tests {
 
     fn args(table: &Path, out: Option<PathBuf>) -> Args {
         Args {
-            table: table.to_owned(),
+            sweep: None,
+            dir: None,
+            only: vec![],
+            table: Some(table.to_owned()),
             out,
             options: OptionArgs {
                 tolerance: 0.05,

@@ -6,17 +6,18 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use lidit_train::{RunConfig, Stop, write_atomically};
 use serde_json::{Value, json};
 
-use super::SweepArgs;
+use super::difference::first_difference;
 use super::folder::SweepFolder;
 use super::grid::{Grid, GridPoint, SharedFeatures};
 use super::plan::Limits;
 use super::process::{self, Ended};
 use super::progress::say;
 use super::state::{Stage, State};
+use super::{BaseArgs, SweepArgs};
 use crate::device::DeviceArg;
 use crate::launch::thread_variables;
 use crate::outcome::{Exit, Outcome};
@@ -32,6 +33,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 pub struct Args {
     #[command(flatten)]
     sweep: SweepArgs,
+    #[command(flatten)]
+    base: BaseArgs,
     #[command(flatten)]
     limits: Limits,
     /// Only the run of this number, from 0 in the plan's order: a Slurm array's or a Kubernetes job's index.
@@ -52,13 +55,10 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<Outcome> {
     args.check()?;
     let stop = Stop::on_signals()?;
-    let folder = SweepFolder::at(std::path::absolute(args.sweep.dir())?);
-    let grid = Grid::read(
-        &args.sweep.sweep,
-        &folder,
-        u64::from(args.limits.nproc),
-        &RateArgs::none(args.device),
-    )?;
+    let folder = args.sweep.folder()?;
+    let base = args.base.base.as_deref();
+    let world = u64::from(args.limits.nproc);
+    let grid = Grid::read(&args.sweep.sweep, base, &folder, world, &RateArgs::none(args.device))?;
     args.limits
         .refuse_what_cannot_fit(&grid, args.device, u64::from(args.jobs))?;
     let wanted = args.wanted(&grid)?;
@@ -131,7 +131,8 @@ impl Runner<'_> {
         let begun = self.folder.run(name).join("config.toml");
         if begun.exists() {
             let before = RunConfig::load(&begun, &[])?;
-            if let Some(key) = first_difference(&before, &point.config)? {
+            if let Some(key) = first_difference(&before, &point.config, &["encoders.features", "validation.features"])?
+            {
                 bail!(
                     "run {name} was begun with another {key}: take the change to {} back, or keep the new sweep elsewhere with \
                      --dir",
@@ -148,7 +149,14 @@ impl Runner<'_> {
             let mut needed = false;
             for &index in wanted {
                 let point = &self.grid.points[index];
-                let reads = point.config.encoders.features.as_ref() == Some(&features.folder);
+                let held_out = point.config.validation.as_ref().and_then(|set| set.features.as_ref());
+                let reads = point
+                    .config
+                    .encoders
+                    .features
+                    .iter()
+                    .chain(held_out)
+                    .any(|path| *path == features.folder);
                 needed |= reads
                     && matches!(
                         self.state(point)?.stage,
@@ -433,24 +441,4 @@ fn last_line(log: &Path) -> String {
         .find(|line| !line.trim().is_empty())
         .unwrap_or("it said nothing");
     format!("{last} (all of it in {})", log.display())
-}
-
-/// The first key in which two runs differ, but for where they read features.
-fn first_difference(a: &RunConfig, b: &RunConfig) -> Result<Option<String>> {
-    let table = |config: &RunConfig| -> Result<toml::Table> {
-        let mut config = config.clone();
-        config.encoders.features = None;
-        config.to_toml()?.parse().context("a resolved config")
-    };
-    Ok(different_key(&table(a)?, &table(b)?))
-}
-
-fn different_key(a: &toml::Table, b: &toml::Table) -> Option<String> {
-    let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    keys.into_iter().find_map(|key| match (a.get(key), b.get(key)) {
-        (Some(toml::Value::Table(a)), Some(toml::Value::Table(b))) => Some(format!("{key}.{}", different_key(a, b)?)),
-        (a, b) => (a != b).then(|| key.clone()),
-    })
 }
