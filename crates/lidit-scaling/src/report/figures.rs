@@ -45,7 +45,6 @@ fn ratio(values: impl Iterator<Item = f64>) -> f64 {
 
 /// A run, as its marks name it.
 fn mark_of(place: usize, run: &ReportRun) -> Mark {
-    let mut tip = run.name.clone();
     let sizes = [
         ("N", run.n.map(count)),
         ("D", run.d.map(count)),
@@ -55,20 +54,23 @@ fn mark_of(place: usize, run: &ReportRun) -> Mark {
         .into_iter()
         .filter_map(|(name, value)| Some(format!("{name} {}", value?)))
         .collect();
-    if !sizes.is_empty() {
-        tip += &format!("\n{}", sizes.join(" · "));
+    let measured = run.loss.map(|value| {
+        let error = run.se.map(|se| format!(" ± {}", loss(1.96 * se))).unwrap_or_default();
+        format!("loss {}{error}", loss(value))
+    });
+    let lines = [Some(run.name.clone()), Some(sizes.join(" · ")), measured];
+    let lines: Vec<String> = lines.into_iter().flatten().filter(|line| !line.is_empty()).collect();
+    Mark {
+        runs: vec![place],
+        tip: lines.join("\n"),
     }
-    if let Some(value) = run.loss {
-        tip += &format!("\nloss {}", loss(value));
-        if let Some(se) = run.se {
-            tip += &format!(" ± {}", loss(1.96 * se));
-        }
-    }
-    Mark { runs: vec![place], tip }
 }
 
-/// Runs with a size, data, compute and loss: `(place, n, d, c, loss)`.
-fn measured(report: &Report) -> Vec<(usize, f64, f64, f64, f64)> {
+/// `(place, n, d, c, loss)`.
+type Measured = (usize, f64, f64, f64, f64);
+
+/// Runs with a size, data, compute and loss.
+fn measured(report: &Report) -> Vec<Measured> {
     report
         .runs
         .iter()
@@ -76,6 +78,14 @@ fn measured(report: &Report) -> Vec<(usize, f64, f64, f64, f64)> {
         .filter_map(|(place, run)| Some((place, run.n?, run.d?, run.c?, run.loss?)))
         .filter(|(_, n, d, c, loss)| [n, d, c, loss].iter().all(|value| value.is_finite() && **value > 0.0))
         .collect()
+}
+
+/// Losses and the ends of their error bars.
+fn with_errors(report: &Report, runs: &[Measured]) -> impl Iterator<Item = f64> {
+    runs.iter().flat_map(|run| {
+        let (low, high) = error_bar(&report.runs[run.0]).unwrap_or((run.4, run.4));
+        [low, high]
+    })
 }
 
 fn error_bar(run: &ReportRun) -> Option<(f64, f64)> {

@@ -24,7 +24,7 @@ pub struct Group {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Mean {
     /// The mean.
-    pub mean: f64,
+    pub value: f64,
     /// Ends of its 95 % interval, where known.
     pub ends: Option<(f64, f64)>,
     /// Runs that have the number.
@@ -127,7 +127,7 @@ fn mean_of(values: &[(f64, Option<f64>)]) -> Option<Mean> {
         squares.map(|squares| squares.sqrt() / count as f64)
     };
     Some(Mean {
-        mean,
+        value: mean,
         ends: half.map(|half| (mean - half, mean + half)),
         runs: count,
     })
@@ -167,7 +167,7 @@ mod tests {
         let mean = groups[0].loss(&runs).unwrap();
         assert_eq!(mean.runs, 3);
         let half = 4.303 / 3f64.sqrt();
-        assert!((mean.mean - 2.0).abs() < 1e-12 && (mean.ends.unwrap().1 - 2.0 - half).abs() < 1e-9);
+        assert!((mean.value - 2.0).abs() < 1e-12 && (mean.ends.unwrap().1 - 2.0 - half).abs() < 1e-9);
         assert_eq!(groups[1].loss(&runs).unwrap().ends, None);
     }
 
@@ -179,6 +179,6 @@ mod tests {
         }
         let mean = Group::of(&runs)[0].loss(&runs).unwrap();
         let (low, high) = mean.ends.unwrap();
-        assert!((mean.mean - 2.0).abs() < 1e-12 && (high - low - 2.0 * 1.96 / 2f64.sqrt()).abs() < 1e-9);
+        assert!((mean.value - 2.0).abs() < 1e-12 && (high - low - 2.0 * 1.96 / 2f64.sqrt()).abs() < 1e-9);
     }
 }

@@ -61,6 +61,7 @@ fn links(figures: &[Figure], sections: &[(&str, &str, bool)]) -> String {
     let plots: String = figures
         .iter()
         .map(|figure| format!("<a href=\"#{}\">{}</a>\n", figure.id, figure.link))
-        .collect();
+        .collect::<Vec<String>>()
+        .concat();
     of(law) + &plots + &of(rest)
 }

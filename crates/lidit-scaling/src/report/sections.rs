@@ -42,7 +42,8 @@ impl Report {
             .chain(categories.iter().map(|category| category.as_str()));
         let header: String = names
             .map(|name| format!("<th scope=\"col\" class=\"number\">{}</th>", escaped(name)))
-            .collect();
+            .collect::<Vec<String>>()
+            .concat();
         let rows: String = groups
             .iter()
             .map(|group| {
@@ -55,14 +56,16 @@ impl Report {
                 let cells: String = cells
                     .into_iter()
                     .map(|cell| format!("<td class=\"number\">{cell}</td>"))
-                    .collect();
+                    .collect::<Vec<String>>()
+                    .concat();
                 format!(
                     "<tr><th scope=\"row\">{}</th><td class=\"number\">{}</td>{cells}</tr>\n",
                     escaped(&group.label),
                     group.runs.len()
                 )
             })
-            .collect();
+            .collect::<Vec<String>>()
+            .concat();
         format!(
             "<section id=\"groups\">\n<h2>Means over seeds</h2>\n<p>{MEAN_NOTE}</p>\n<div class=\"scroll tall\"><table><thead><tr>{header}</tr></thead>\n<tbody>{rows}</tbody></table></div>\n\
              </section>\n"
@@ -97,7 +100,8 @@ impl Report {
             .enumerate()
             .filter(|(_, run)| !run.config.is_empty())
             .map(|(i, run)| format!("<option value=\"{i}\">{}</option>", escaped(&run.name)))
-            .collect();
+            .collect::<Vec<String>>()
+            .concat();
         format!(
             "<section id=\"configs\">\n<h2>Configs</h2>\n<div class=\"controls\"><label>compare <select id=\"left\">{runs}</select>\
              </label> <label>with <select id=\"right\"><option value=\"common\">the sweep's most common values</option>{runs}\
@@ -126,7 +130,8 @@ pub fn figure_section(figure: &Figure) -> String {
                 format!("<figure class=\"wide\">{wide}</figure>\n<figure class=\"narrow\">{narrow}</figure>\n")
             }
         })
-        .collect();
+        .collect::<Vec<String>>()
+        .concat();
     let legend = if several {
         figure
             .charts
@@ -162,14 +167,16 @@ fn legend(chart: &Chart) -> String {
                 escaped(&entry.label)
             )
         })
-        .collect();
+        .collect::<Vec<String>>()
+        .concat();
     format!("<ul class=\"legend\">\n{entries}</ul>\n")
 }
 
 fn select<'a>(name: &str, kind: &str, key: &str, values: impl Iterator<Item = &'a str>) -> String {
     let options: String = values
         .map(|value| format!("<option>{}</option>", escaped(value)))
-        .collect();
+        .collect::<Vec<String>>()
+        .concat();
     format!(
         "<label>{} <select data-{kind}=\"{}\"><option value=\"\">all</option>{options}</select></label>\n",
         escaped(name),
@@ -183,10 +190,10 @@ fn mean_cell(mean: Option<Mean>, name: impl Fn(f64) -> String) -> String {
         |mean| match mean.ends {
             Some((low, high)) => format!(
                 "{} <span class=\"small\">± {}</span>",
-                name(mean.mean),
+                name(mean.value),
                 name((high - low) / 2.0)
             ),
-            None => name(mean.mean),
+            None => name(mean.value),
         },
     )
 }

@@ -9,7 +9,7 @@ use super::super::group::Group;
 use super::super::ink::Ink;
 use super::super::numbers::count;
 use super::super::shade::Shades;
-use super::{LEAST_RATIO, error_bar, mark_of, measured, ratio};
+use super::{LEAST_RATIO, error_bar, mark_of, measured, ratio, with_errors};
 
 /// Runs of one size that are joined.
 const LEAST_CURVE: usize = 3;
@@ -56,7 +56,7 @@ pub fn figure(report: &Report) -> Option<Figure> {
     }
     let curve = report.fit.iter().flat_map(|fit| &fit.curve);
     let compute = runs.iter().map(|run| run.3).chain(curve.clone().map(|point| point.c));
-    let losses = runs.iter().map(|run| run.4).chain(curve.map(|point| point.loss));
+    let losses = with_errors(report, &runs).chain(curve.map(|point| point.loss));
     let chart = Chart {
         title: "Validation loss against training compute".to_owned(),
         x: Axis::around("training compute C, FLOPs", Scale::LogPower, compute),

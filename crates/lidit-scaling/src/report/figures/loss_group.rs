@@ -41,12 +41,12 @@ pub fn figure(report: &Report) -> Option<Figure> {
             .ends
             .map_or_else(String::new, |(low, high)| format!(" ± {}", loss((high - low) / 2.0)));
         losses.extend(
-            [mean.mean]
+            [mean.value]
                 .into_iter()
                 .chain(mean.ends.into_iter().flat_map(|(low, high)| [low, high])),
         );
         marks.push(ChartMark::Dot {
-            at: (i as f64, mean.mean),
+            at: (i as f64, mean.value),
             error: mean.ends,
             ink: Ink::Kind(i),
             fill: Fill::Full,
@@ -55,7 +55,7 @@ pub fn figure(report: &Report) -> Option<Figure> {
                 tip: format!(
                     "{}\nmean loss {}{ends}\nruns: {}",
                     group.label,
-                    loss(mean.mean),
+                    loss(mean.value),
                     mean.runs
                 ),
             }),

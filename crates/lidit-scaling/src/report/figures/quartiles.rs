@@ -10,7 +10,7 @@ use super::super::ink::Ink;
 use super::super::numbers::{self, percent};
 use super::super::shade::Shades;
 
-const QUARTERS: [&str; 4] = ["first quarter", "second", "third", "last quarter"];
+const QUARTERS: [&str; 4] = ["1st", "2nd", "3rd", "4th"];
 /// Dots of groups stand this far beside each other.
 const BESIDE: f64 = 0.5;
 /// Kinds of colours.
@@ -71,6 +71,11 @@ pub fn figure(report: &Report) -> Option<Figure> {
             key: LegendKey::Dashed,
         });
     }
+    let ends = report
+        .runs
+        .iter()
+        .flat_map(|run| &run.quartiles)
+        .map(|score| score.high);
     Some(Figure {
         id: "position-quartiles",
         link: "Position",
@@ -83,8 +88,8 @@ pub fn figure(report: &Report) -> Option<Figure> {
             String::new(),
             Chart {
                 title: "Score by position in the prompt".to_owned(),
-                x: Axis::names("place of the pair in the prompt", QUARTERS.map(str::to_owned).into()),
-                y: Axis::share("score"),
+                x: Axis::names("quarter of the prompt", QUARTERS.map(str::to_owned).into()),
+                y: Axis::share("score", ends),
                 marks,
                 legend,
             },
@@ -98,7 +103,7 @@ fn add_group(group: &Group, means: &[Option<Mean>], (i, count): (usize, usize), 
     } else {
         0.0
     };
-    let at = |quartile: usize, mean: &Mean| (quartile as f64 + beside, mean.mean);
+    let at = |quartile: usize, mean: &Mean| (quartile as f64 + beside, mean.value);
     let mark = |tip: String| Mark {
         runs: group.runs.clone(),
         tip,
@@ -125,7 +130,7 @@ fn add_group(group: &Group, means: &[Option<Mean>], (i, count): (usize, usize), 
                 "{}\n{} {}",
                 group.label,
                 QUARTERS[quartile],
-                percent(mean.mean)
+                percent(mean.value)
             ))),
         });
     }

@@ -70,7 +70,7 @@ fn by_size(report: &Report, category: &str) -> Chart {
     let last = tokens.values().len().saturating_sub(1).max(1) as f64;
     let at = |scored: &Scored| {
         let share = tokens.index(scored.d) as f64 / last - 0.5;
-        (scored.n * (high / low).powf(BESIDE * share), scored.mean.mean)
+        (scored.n * (high / low).powf(BESIDE * share), scored.mean.value)
     };
     for (i, d) in tokens.values().iter().enumerate() {
         let mut points: Vec<(f64, f64)> = scored
@@ -99,10 +99,19 @@ fn by_size(report: &Report, category: &str) -> Chart {
     Chart {
         title: format!("{category}: score against size"),
         x: Axis::around("trainable parameters N", Scale::LogCount, sizes()),
-        y: Axis::share("score"),
+        y: Axis::share("score", ends(report)),
         marks,
         legend: with_chance(tokens.legend(|d| format!("D {}", count(d)), LegendKey::Dot)),
     }
+}
+
+/// The ends of all scores' intervals, so that categories share their axis.
+fn ends(report: &Report) -> impl Iterator<Item = f64> {
+    report
+        .runs
+        .iter()
+        .flat_map(|run| run.scores.values())
+        .map(|score| score.high)
 }
 
 /// A group that has a score.
@@ -125,7 +134,7 @@ fn by_group(report: &Report, category: &str) -> Chart {
     for (i, (group, mean)) in scored.iter().enumerate() {
         let ink = Ink::Kind(i);
         marks.push(ChartMark::Dot {
-            at: (i as f64, mean.mean),
+            at: (i as f64, mean.value),
             error: mean.ends,
             ink,
             fill: Fill::Full,
@@ -140,7 +149,7 @@ fn by_group(report: &Report, category: &str) -> Chart {
     Chart {
         title: format!("{category}: score by group"),
         x: Axis::names("group", (1..=scored.len()).map(|i| i.to_string()).collect()),
-        y: Axis::share("score"),
+        y: Axis::share("score", ends(report)),
         marks,
         legend: with_chance(legend),
     }
@@ -169,7 +178,7 @@ fn group_mark(group: &Group, category: &str, mean: &Mean) -> Mark {
         tip: format!(
             "{}\n{category} {}{ends}\n{} {runs}",
             group.label,
-            percent(mean.mean),
+            percent(mean.value),
             mean.runs
         ),
     }
