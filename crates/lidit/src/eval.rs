@@ -76,13 +76,13 @@ fn evaluate(args: &EvaluationArgs) -> Result<Outcome> {
     let begun = Instant::now();
     let run_dir = RunDir::find(&args.run)?;
     let mut config = EvalConfig::load(&args.config, &args.sets)?;
-    config.weights = args.weights.unwrap_or(config.weights);
     let mut run = RunConfig::load(&run_dir.config(), &[])?;
     config.sampler.apply(&mut run.sample.sampler);
     run.validate()?;
     let test = config.scenes.as_ref().map(|scenes| ScenesTest::new(scenes, &run));
     let test = test.transpose().context("[scenes]")?;
     let checkpoint = Checkpoint::newest_of(&run_dir)?;
+    config.weights = checkpoint.named(args.weights.unwrap_or(config.weights))?;
     let subject = Subject::of(&checkpoint, config.weights)?;
     let out = match &args.out {
         Some(out) => out.clone(),
@@ -101,9 +101,10 @@ fn evaluate(args: &EvaluationArgs) -> Result<Outcome> {
         return done.outcome(&out);
     }
     let mut artist = Artist::load(run, checkpoint, config.weights, args.device)?;
+    let held_out = config.validation.as_ref().map(|set| open(set, &artist)).transpose()?;
     Evaluation::clear(&out)?;
-    let validation = match &config.validation {
-        Some(set) => Some(validate(set, config.batch, &mut artist, &out)?),
+    let validation = match held_out {
+        Some(held_out) => Some(validate(held_out, config.batch, &mut artist, &out)?),
         None => None,
     };
     let scenes = match &test {
@@ -115,15 +116,26 @@ fn evaluate(args: &EvaluationArgs) -> Result<Outcome> {
     done.outcome(&out)
 }
 
-/// The loss on the triples of `set`; written to `out`, so that it compares with other runs'.
-fn validate(set: &ValidationSet, batch: usize, artist: &mut Artist, out: &Path) -> Result<ValidationRecord> {
+/// The samples of `set`, which the run must not have seen.
+fn open(set: &ValidationSet, artist: &Artist) -> Result<HeldOut> {
     let (config, device) = (&artist.config, &artist.device);
-    let world = World::solo();
-    let mut held_out = HeldOut::open(set, config, &artist.latents, device, &fetch::resolve_model, &world)?;
+    let held_out = HeldOut::open(
+        set,
+        config,
+        &artist.latents,
+        device,
+        &fetch::resolve_model,
+        &World::solo(),
+    )?;
     match Dataset::open(&config.data) {
         Ok(training) => held_out.check_apart(&training)?,
         Err(error) => eprintln!("note: whether the run has seen the validation set is not checked: {error}"),
     }
+    Ok(held_out)
+}
+
+/// The loss on `held_out`; written to `out`, so that it compares with other runs'.
+fn validate(mut held_out: HeldOut, batch: usize, artist: &mut Artist, out: &Path) -> Result<ValidationRecord> {
     artist.remember(held_out.captions())?;
     let judged = Judged {
         model: &artist.model,
@@ -131,7 +143,7 @@ fn validate(set: &ValidationSet, batch: usize, artist: &mut Artist, out: &Path) 
         device: &artist.device,
         micro_batch: batch,
     };
-    let record = held_out.evaluate(&judged, &world)?;
+    let record = held_out.evaluate(&judged, &World::solo())?;
     let record = record.of(artist.step(), artist.weights.to_string());
     record.write_to(&out.join(evaluation::VALIDATION))?;
     eprintln!(
