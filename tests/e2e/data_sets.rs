@@ -5,7 +5,7 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use image::{ImageFormat, Rgb, RgbImage};
-use lidit_data::{Record, ShardWriter, WriterConfig};
+use lidit_data::{CaptionColumn, MetadataColumn, Record, ShardWriter, WriterConfig};
 
 use crate::lidit::{debug_config, error, json, root, train};
 
@@ -21,6 +21,8 @@ pub fn write_set(folder: &Path, rows: usize, bad: usize) {
         recipe: "test".into(),
         rows_per_shard: 16,
         rows_per_group: 8,
+        captions: CaptionColumn::One,
+        metadata: MetadataColumn::LeftOut,
     };
     let mut writer = ShardWriter::create(folder, config).unwrap();
     for row in 0..rows {
@@ -29,7 +31,8 @@ pub fn write_set(folder: &Path, rows: usize, bad: usize) {
             .push(Record {
                 key: row.to_string(),
                 image: if broken { b"no picture".to_vec() } else { good.clone() },
-                caption: format!("thing {row}"),
+                captions: vec![format!("thing {row}")],
+                metadata: None,
                 width: 16,
                 height: 16,
             })

@@ -26,6 +26,7 @@ mod render;
 mod replay;
 mod resume;
 mod sampling;
+mod scenes;
 mod signals;
 mod slurm;
 mod stages;

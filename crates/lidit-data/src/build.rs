@@ -36,7 +36,7 @@ use self::work::WorkFolder;
 use crate::bucket::BucketGrid;
 use crate::error::DataError;
 use crate::manifest::{FORMAT_VERSION, Licence, Manifest, ManifestShard, hex};
-use crate::shard_file::{Layout, ShardRow};
+use crate::shard_file::{Layout, MetadataColumn, ShardRow};
 use crate::writer::GROUP_BYTES;
 
 // Rows of a row group: reading of shuffled rows opens few of them at a time.
@@ -132,6 +132,7 @@ pub fn build(build: &Build, out: &Path, progress: impl FnMut(&BuildProgress)) ->
     let layout = Layout {
         captions: survey.captions,
         synthetic: build.source.synthetic(),
+        metadata: MetadataColumn::LeftOut,
         group_rows: GROUP_ROWS,
         group_bytes: (OPEN_BYTES / open_groups).clamp(LEAST_GROUP_BYTES, GROUP_BYTES),
     };
@@ -298,6 +299,7 @@ fn prepare(item: item::Item, resize: Option<u32>) -> Result<ShardRow, Bad> {
             image: picture.bytes,
             captions: item.captions,
             synthetic: item.synthetic,
+            metadata: None,
             width: picture.width,
             height: picture.height,
         }),

@@ -17,6 +17,7 @@ pub use self::styled::{StyledEmojiBuild, build_emoji_styles};
 use crate::error::DataError;
 use crate::image::{Limits, centre_square, decode, to_png};
 use crate::manifest::{Licence, Manifest};
+use crate::shard_file::{CaptionColumn, MetadataColumn};
 use crate::writer::{Record, ShardWriter, WriterConfig};
 
 // A few dozen small pictures make a group of some hundred kilobytes: cheap to read for a handful of rows.
@@ -142,6 +143,8 @@ pub fn build_emoji(
         recipe: build.recipe.clone(),
         rows_per_shard: build.rows_per_shard,
         rows_per_group: ROWS_PER_GROUP,
+        captions: CaptionColumn::One,
+        metadata: MetadataColumn::LeftOut,
     };
     let mut writer = ShardWriter::create(out, config)?;
     let chosen = choose(build);
@@ -197,7 +200,8 @@ fn record(group: EmojiGroup, emoji: &Emoji, picture: &[u8], size: Option<u32>) -
     Ok(Record {
         key: emoji.as_str().to_owned(),
         image: to_png(&picture).map_err(wrap)?,
-        caption: caption::of(emoji.name(), group),
+        captions: vec![caption::of(emoji.name(), group)],
+        metadata: None,
         width: picture.width(),
         height: picture.height(),
     })

@@ -82,6 +82,7 @@ pub use permutation::KeyedPermutation;
 pub use philox::{SampleRng, Stream, philox4x32};
 pub use sample::Sample;
 pub use sample_sum::SampleSum;
+pub use shard_file::{CaptionColumn, MetadataColumn};
 pub use subset::Subset;
 pub use verify::{Verification, verify};
 pub use writer::{Record, ShardWriter, WriterConfig};

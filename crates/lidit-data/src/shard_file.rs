@@ -30,6 +30,7 @@ pub(crate) struct ShardRow {
     pub image: Vec<u8>,
     pub captions: Vec<String>,
     pub synthetic: Option<String>,
+    pub metadata: Option<String>,
     pub width: u32,
     pub height: u32,
 }
@@ -38,15 +39,17 @@ impl ShardRow {
     /// Bytes of its texts and its picture.
     pub fn bytes(&self) -> u64 {
         let captions: usize = self.captions.iter().map(String::len).sum();
-        let synthetic = self.synthetic.as_ref().map_or(0, String::len);
-        (self.key.len() + self.image.len() + captions + synthetic + 8) as u64
+        let others = self.synthetic.iter().chain(&self.metadata).map(String::len);
+        (self.key.len() + self.image.len() + captions + others.sum::<usize>() + 8) as u64
     }
 }
 
 /// How many captions a row has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Captions {
+pub enum CaptionColumn {
+    /// One: the column is of texts.
     One,
+    /// Several that say the same: the column is of lists of texts.
     Alternatives,
 }
 
@@ -57,11 +60,21 @@ pub(crate) enum Synthetic {
     Column,
 }
 
+/// Whether there is a column `metadata`, of texts that training does not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetadataColumn {
+    /// There is none.
+    LeftOut,
+    /// There is one.
+    Column,
+}
+
 /// What the rows of a set look like and how row groups are cut: at so many rows or so many bytes, what comes first.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
-    pub captions: Captions,
+    pub captions: CaptionColumn,
     pub synthetic: Synthetic,
+    pub metadata: MetadataColumn,
     pub group_rows: usize,
     pub group_bytes: u64,
 }
@@ -72,12 +85,15 @@ impl Layout {
             Field::new("key", DataType::Utf8, false),
             Field::new("image", DataType::Binary, false),
             match self.captions {
-                Captions::One => Field::new("caption", DataType::Utf8, false),
-                Captions::Alternatives => Field::new_list("caption", alternative(), false),
+                CaptionColumn::One => Field::new("caption", DataType::Utf8, false),
+                CaptionColumn::Alternatives => Field::new_list("caption", alternative(), false),
             },
         ];
         if self.synthetic == Synthetic::Column {
             fields.push(Field::new("synthetic_caption", DataType::Utf8, true));
+        }
+        if self.metadata == MetadataColumn::Column {
+            fields.push(Field::new("metadata", DataType::Utf8, true));
         }
         fields.push(Field::new("width", DataType::UInt32, false));
         fields.push(Field::new("height", DataType::UInt32, false));
@@ -209,19 +225,23 @@ impl ShardFile {
             let synthetic: StringArray = rows.iter().map(|row| row.synthetic.as_ref()).collect();
             columns.push(Arc::new(synthetic));
         }
+        if self.layout.metadata == MetadataColumn::Column {
+            let metadata: StringArray = rows.iter().map(|row| row.metadata.as_ref()).collect();
+            columns.push(Arc::new(metadata));
+        }
         columns.extend([numbers(|row| row.width), numbers(|row| row.height)]);
         Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
     }
 
     fn captions(&self, rows: &[ShardRow]) -> ArrayRef {
         match self.layout.captions {
-            Captions::One => {
+            CaptionColumn::One => {
                 let captions = rows
                     .iter()
                     .map(|row| Some(row.captions.first().map_or("", String::as_str)));
                 Arc::new(captions.collect::<StringArray>())
             }
-            Captions::Alternatives => {
+            CaptionColumn::Alternatives => {
                 let mut lists = ListBuilder::new(StringBuilder::new()).with_field(alternative());
                 for row in rows {
                     lists.append_value(row.captions.iter().map(Some));
@@ -274,8 +294,9 @@ mod tests {
     use super::*;
 
     const LAYOUT: Layout = Layout {
-        captions: Captions::One,
+        captions: CaptionColumn::One,
         synthetic: Synthetic::LeftOut,
+        metadata: MetadataColumn::LeftOut,
         group_rows: 1000,
         group_bytes: 8 << 20,
     };
@@ -286,6 +307,7 @@ mod tests {
             image: vec![number as u8; bytes],
             captions: vec!["a thing".into()],
             synthetic: None,
+            metadata: None,
             width: 1,
             height: 1,
         }

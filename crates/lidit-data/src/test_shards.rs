@@ -13,6 +13,7 @@ use parquet::file::properties::WriterProperties;
 
 use crate::config::DataConfig;
 use crate::image::to_png;
+use crate::shard_file::{CaptionColumn, MetadataColumn};
 use crate::writer::{Record, ShardWriter, WriterConfig};
 
 /// A plain 4 x 4 picture.
@@ -27,13 +28,16 @@ pub(crate) fn write_set(folder: &Path, rows: u64, rows_per_shard: usize, rows_pe
         recipe: "test".into(),
         rows_per_shard,
         rows_per_group,
+        captions: CaptionColumn::One,
+        metadata: MetadataColumn::LeftOut,
     };
     let mut writer = ShardWriter::create(folder, config).unwrap();
     for id in 0..rows {
         let record = Record {
             key: id.to_string(),
             image: png(id as u8),
-            caption: format!("thing {id}"),
+            captions: vec![format!("thing {id}")],
+            metadata: None,
             width: 4,
             height: 4,
         };

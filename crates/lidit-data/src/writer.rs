@@ -8,20 +8,22 @@ use tempfile::TempDir;
 
 use crate::error::DataError;
 use crate::manifest::{FILE_NAME, FORMAT_VERSION, Licence, Manifest, ManifestFile, ManifestShard, hex};
-use crate::shard_file::{Captions, Layout, ShardFile, ShardRow, Synthetic};
+use crate::shard_file::{CaptionColumn, Layout, MetadataColumn, ShardFile, ShardRow, Synthetic};
 
 // Bytes of a row group: what a shard in the making holds in memory.
 pub(crate) const GROUP_BYTES: u64 = 64 << 20;
 
-/// One picture and its caption, as they are stored.
+/// One picture and its captions, as they are stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// Identifies the picture in the set it came from.
     pub key: String,
     /// The encoded picture.
     pub image: Vec<u8>,
-    /// Its caption.
-    pub caption: String,
+    /// Its captions: one, or as many as [`WriterConfig::captions`] allows.
+    pub captions: Vec<String>,
+    /// What else is known of it, where [`WriterConfig::metadata`] has a column for it.
+    pub metadata: Option<String>,
     /// Width in pixels.
     pub width: u32,
     /// Height in pixels.
@@ -39,6 +41,10 @@ pub struct WriterConfig {
     pub rows_per_shard: usize,
     /// Rows of every row group but a shard's last.
     pub rows_per_group: usize,
+    /// How many captions a row has.
+    pub captions: CaptionColumn,
+    /// Whether rows have metadata.
+    pub metadata: MetadataColumn,
 }
 
 /// Writes records in order into a hidden folder beside the output and renames it when finished.
@@ -92,8 +98,9 @@ impl ShardWriter {
         shard.push(ShardRow {
             key: record.key,
             image: record.image,
-            captions: vec![record.caption],
+            captions: record.captions,
             synthetic: None,
+            metadata: record.metadata,
             width: record.width,
             height: record.height,
         })?;
@@ -106,7 +113,7 @@ impl ShardWriter {
     }
 
     /// Writes a list beside the shards.
-    pub(crate) fn add_list(&mut self, file: &str, lines: &[String]) -> Result<(), DataError> {
+    pub fn add_list(&mut self, file: &str, lines: &[String]) -> Result<(), DataError> {
         let path = self.folder.path().join(file);
         let text = lines.join("\n") + "\n";
         fs::write(&path, &text).map_err(DataError::io(&path))?;
@@ -150,8 +157,9 @@ impl ShardWriter {
 
     fn layout(&self) -> Layout {
         Layout {
-            captions: Captions::One,
+            captions: self.config.captions,
             synthetic: Synthetic::LeftOut,
+            metadata: self.config.metadata,
             group_rows: self.config.rows_per_group,
             group_bytes: GROUP_BYTES,
         }
@@ -220,6 +228,8 @@ mod tests {
             recipe: "x".into(),
             rows_per_shard: 2,
             rows_per_group: 2,
+            captions: CaptionColumn::One,
+            metadata: MetadataColumn::LeftOut,
         };
         ShardWriter::create(out, config)
     }

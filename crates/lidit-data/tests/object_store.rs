@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use image::{ImageFormat, Rgb, RgbImage};
-use lidit_data::{DataConfig, Dataset, Record, ShardWriter, WriterConfig, inspect};
+use lidit_data::{CaptionColumn, DataConfig, Dataset, MetadataColumn, Record, ShardWriter, WriterConfig, inspect};
 use serde::{Deserialize, Serialize};
 
 const ROWS: u64 = 160;
@@ -205,6 +205,8 @@ fn write_set(out: &Path) {
         recipe: "test".into(),
         rows_per_shard: 70,
         rows_per_group: 70,
+        captions: CaptionColumn::One,
+        metadata: MetadataColumn::LeftOut,
     };
     let mut writer = ShardWriter::create(out, config).unwrap();
     for id in 0..ROWS {
@@ -214,7 +216,8 @@ fn write_set(out: &Path) {
         let record = Record {
             key: id.to_string(),
             image: png.into_inner(),
-            caption: format!("thing {id}"),
+            captions: vec![format!("thing {id}")],
+            metadata: None,
             width: SIDE,
             height: SIDE,
         };

@@ -4,6 +4,7 @@
 //! [`Suite`] writes prompts with the [`Fact`]s they state, [`Verdict`] judges a picture made from one, and [`Scores`]
 //! gathers verdicts into a table.
 
+mod arrange;
 mod caption;
 mod category;
 mod colour;
@@ -15,6 +16,7 @@ mod judge;
 mod object;
 mod prompt;
 mod scene;
+mod score;
 mod scores;
 mod shape;
 mod sight;
@@ -32,7 +34,8 @@ pub use self::judge::see;
 pub use self::object::{Description, Object, Place, Relation, Size};
 pub use self::prompt::{Prompt, Verdict, quartile};
 pub use self::scene::Scene;
-pub use self::scores::{CategoryScore, QuartileScore, Score, Scores, Split};
+pub use self::score::Score;
+pub use self::scores::{CategoryScore, QuartileScore, Scores, Split};
 pub use self::shape::Shape;
 pub use self::sight::{Seen, Sight};
 pub use self::suite::Suite;

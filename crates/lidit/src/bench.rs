@@ -4,6 +4,7 @@ mod checkpoint;
 mod comm;
 mod encode;
 mod gemm;
+mod judge;
 mod loader;
 mod memory;
 mod step;
@@ -27,6 +28,8 @@ enum Command {
     Comm(comm::Args),
     /// Captions a second through a config's frozen language models.
     Encode(encode::Args),
+    /// How often the judge of Scenes is right, on clean and on damaged drawings.
+    Judge(judge::Args),
     /// Images a second from a config's data.
     Loader(loader::Args),
     /// What a training step takes, and where its time goes.
@@ -39,6 +42,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
         Command::Checkpoint(args) => checkpoint::run(args),
         Command::Comm(args) => comm::run(args),
         Command::Encode(args) => encode::run(args),
+        Command::Judge(args) => judge::run(args),
         Command::Loader(args) => loader::run(args),
         Command::Step(args) => step::run(args),
     }

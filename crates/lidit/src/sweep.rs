@@ -1,4 +1,4 @@
-//! `lidit sweep plan|run|status|fit`: a grid of runs, from one file to a finished table and its law.
+//! `lidit sweep plan|run|status|fit|report`: a grid of runs, from one file to a finished table, its law and its page.
 
 mod difference;
 mod finished;
@@ -8,6 +8,7 @@ mod grid;
 mod plan;
 mod process;
 mod progress;
+mod report;
 mod run;
 mod state;
 mod status;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use self::folder::SweepFolder;
 use crate::outcome::Outcome;
 
 /// Arguments of `lidit sweep`.
@@ -36,6 +38,8 @@ enum Command {
     Status(status::Args),
     /// Fit the laws of loss against parameters, data and compute.
     Fit(fit::Args),
+    /// Write the page of the sweep: plots, table, law, pictures.
+    Report(report::Args),
 }
 
 /// Which sweep, and where it is kept.
@@ -50,10 +54,24 @@ pub struct SweepArgs {
 
 impl SweepArgs {
     /// Where its runs are kept.
-    pub fn dir(&self) -> PathBuf {
-        let stem = self.sweep.file_stem().unwrap_or_default();
-        self.dir.clone().unwrap_or_else(|| Path::new("runs").join(stem))
+    fn folder(&self) -> Result<SweepFolder> {
+        let name = self
+            .sweep
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let dir = self.dir.clone().unwrap_or_else(|| Path::new("runs").join(&name));
+        Ok(SweepFolder::at(std::path::absolute(dir)?, name))
     }
+}
+
+/// What a sweep's runs change.
+#[derive(clap::Args)]
+pub struct BaseArgs {
+    /// Another base than the file's: the same sweep of another run.
+    #[arg(long, value_name = "CONFIG")]
+    base: Option<PathBuf>,
 }
 
 /// Runs one of them.
@@ -63,5 +81,6 @@ pub fn run(args: &Args) -> Result<Outcome> {
         Command::Run(args) => run::run(args),
         Command::Status(args) => status::run(args),
         Command::Fit(args) => fit::run(args),
+        Command::Report(args) => report::run(args),
     }
 }

@@ -12,7 +12,7 @@ use super::file::{load, stamp};
 use super::item::{Bad, Item, Row, Survey, Texts, captions, captions_kind, json, plain_text, synthetic};
 use crate::error::DataError;
 use crate::manifest::hex;
-use crate::shard_file::Captions;
+use crate::shard_file::CaptionColumn;
 
 const PICTURES: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
 
@@ -67,13 +67,13 @@ impl<'a> Folder<'a> {
     }
 
     pub fn survey(&self) -> Result<Survey, DataError> {
-        let mut kind = Captions::One;
+        let mut kind = CaptionColumn::One;
         for entry in self.pictures.iter().filter(|entry| entry.has_json && !entry.has_txt) {
             let sidecar = load(&self.sidecar(entry, "json"))?.and_then(|bytes| json(&bytes));
             if let Ok(object) = sidecar
-                && captions_kind(&object, &self.source.json_field) == Captions::Alternatives
+                && captions_kind(&object, &self.source.json_field) == CaptionColumn::Alternatives
             {
-                kind = Captions::Alternatives;
+                kind = CaptionColumn::Alternatives;
                 break;
             }
         }

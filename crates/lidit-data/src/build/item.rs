@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::image::Limits;
-use crate::shard_file::Captions;
+use crate::shard_file::CaptionColumn;
 
 /// The longest picture that is taken, in bytes.
 pub(super) const MAX_PICTURE_BYTES: u64 = Limits::new(1).max_bytes as u64;
@@ -44,7 +44,7 @@ pub(super) struct Survey {
     /// Rows, usable or not.
     pub rows: u64,
     /// Whether any row has a list of captions.
-    pub captions: Captions,
+    pub captions: CaptionColumn,
     /// Changes when the input does.
     pub digest: String,
 }
@@ -97,11 +97,11 @@ pub(super) fn synthetic(object: &Value, field: Option<&str>) -> Result<Option<St
 }
 
 /// Whether a field holds a list of captions.
-pub(super) fn captions_kind(object: &Value, field: &str) -> Captions {
+pub(super) fn captions_kind(object: &Value, field: &str) -> CaptionColumn {
     if object.get(field).is_some_and(Value::is_array) {
-        Captions::Alternatives
+        CaptionColumn::Alternatives
     } else {
-        Captions::One
+        CaptionColumn::One
     }
 }
 

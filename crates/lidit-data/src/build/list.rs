@@ -13,7 +13,7 @@ use super::file::load;
 use super::item::{Bad, Item, Row, Survey, captions, captions_kind, json, synthetic};
 use crate::error::DataError;
 use crate::manifest::hex;
-use crate::shard_file::Captions;
+use crate::shard_file::CaptionColumn;
 
 const IMAGE_COLUMNS: [&str; 3] = ["image", "file_name", "path"];
 const CAPTION_COLUMNS: [&str; 2] = ["caption", "text"];
@@ -78,12 +78,12 @@ impl<'a> List<'a> {
 
     pub fn survey(&self) -> Result<Survey, DataError> {
         let mut rows = 0;
-        let mut kind = Captions::One;
+        let mut kind = CaptionColumn::One;
         match self.format {
             Format::Table { .. } => self.table(&|_| false, &mut rows, &mut |_, _| Ok(()))?,
             Format::Lines => self.lines(&mut |_, text| {
                 rows += 1;
-                if kind == Captions::One
+                if kind == CaptionColumn::One
                     && let Ok(object) = json(text)
                     && let Ok(column) = self.column(&object, Column::Caption)
                 {

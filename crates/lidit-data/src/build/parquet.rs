@@ -9,7 +9,7 @@ use super::item::{Bad, Item, Row, Survey};
 use crate::block::Columns;
 use crate::error::DataError;
 use crate::shard::{Shard, type_name};
-use crate::shard_file::Captions;
+use crate::shard_file::CaptionColumn;
 use crate::shard_set::ShardSet;
 
 /// Parquet shards: a file, a folder, a glob or a manifest, read as training reads them.
@@ -62,9 +62,9 @@ impl<'a> Shards<'a> {
         Ok(Survey {
             rows,
             captions: if caption("list") {
-                Captions::Alternatives
+                CaptionColumn::Alternatives
             } else {
-                Captions::One
+                CaptionColumn::One
             },
             digest: self.set.digest(),
         })

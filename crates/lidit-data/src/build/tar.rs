@@ -15,7 +15,7 @@ use super::item::{
 use super::picture::too_long;
 use crate::error::DataError;
 use crate::manifest::hex;
-use crate::shard_file::Captions;
+use crate::shard_file::CaptionColumn;
 
 /// One tar, a folder of them or a glob, read in the order of their paths.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -67,13 +67,13 @@ impl<'a> Tars<'a> {
     }
 
     pub fn survey(&self) -> Result<Survey, DataError> {
-        let (mut rows, mut kind) = (0, Captions::One);
+        let (mut rows, mut kind) = (0, CaptionColumn::One);
         let is_json = |ending: &str| ending == "json" && self.source.caption_keys.iter().any(|key| key == ending);
         let field = &self.source.json_field;
         self.samples(&|_, ending| is_json(ending), &mut |sample| {
             rows = sample.position + 1;
             let caption = self.source.caption_keys.iter().find_map(|key| sample.member(key));
-            if kind == Captions::One
+            if kind == CaptionColumn::One
                 && let Some(bytes) = caption.and_then(|member| member.content.as_ref())
                 && let Ok(object) = json(bytes)
             {

@@ -12,6 +12,7 @@ use crate::error::DataError;
 use crate::manifest::Manifest;
 use crate::permutation::KeyedPermutation;
 use crate::philox::Stream;
+use crate::shard_file::{CaptionColumn, MetadataColumn};
 use crate::writer::{Record, ShardWriter, WriterConfig};
 
 const HELD_OUT: &str = "held_out.jsonl";
@@ -97,6 +98,8 @@ pub fn build_emoji_styles(
         recipe: build.emoji.recipe.clone(),
         rows_per_shard: build.emoji.rows_per_shard,
         rows_per_group: ROWS_PER_GROUP,
+        captions: CaptionColumn::One,
+        metadata: MetadataColumn::LeftOut,
     };
     let mut writer = ShardWriter::create(out, config)?;
     let mut lines = vec![String::new(); held_out.len()];
@@ -144,7 +147,7 @@ impl Pair<'_> {
         let plain = record(self.group, self.emoji, self.picture, size)?;
         Ok(Record {
             key: self.key(),
-            caption: self.caption(),
+            captions: vec![self.caption()],
             ..plain
         })
     }

@@ -184,4 +184,37 @@ mod tests {
         }
         assert_eq!(see(&RgbImage::new(8, 40)), Sight::default());
     }
+
+    #[test]
+    fn shapes_of_other_worlds_have_no_name() {
+        type Inside<'a> = &'a dyn Fn(f32, f32) -> bool;
+        let paint = |size: u32, inside: Inside| {
+            RgbImage::from_fn(size, size, |x, y| {
+                let [x, y] = [x, y].map(|at| 2.0 * (at as f32 + 0.5) / size as f32 - 1.0);
+                Rgb(if inside(x, y) { [215, 35, 35] } else { [255; 3] })
+            })
+        };
+        let others: [(&str, Inside); 5] = [
+            ("bar", &|x, y| x.abs() < 0.7 && y.abs() < 0.3),
+            ("ring", &|x, y| (0.35..0.7).contains(&x.hypot(y))),
+            ("half disc", &|x, y| x.hypot(y) < 0.7 && y < 0.0),
+            ("corner", &|x, y| {
+                x.abs() < 0.6 && y.abs() < 0.6 && (x < -0.2 || y < -0.2)
+            }),
+            ("two discs that touch", &|x, y| (x.abs() - 0.38).hypot(y) < 0.4),
+        ];
+        for size in [32, 64, 128] {
+            for (name, inside) in others {
+                let sight = see(&paint(size, inside));
+                assert_eq!(sight.objects.len(), 1, "{name} at {size}");
+                assert_eq!(
+                    (sight.objects[0].shape, sight.objects[0].colour),
+                    (None, None),
+                    "{name} at {size}"
+                );
+            }
+            let disc = see(&paint(size, &|x, y| x.hypot(y) < 0.7));
+            assert_eq!(disc.objects[0].shape, Some(Shape::Circle));
+        }
+    }
 }

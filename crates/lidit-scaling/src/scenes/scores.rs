@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::category::Category;
 use super::prompt::{Prompt, Verdict, quartile};
+use super::score::{Cluster, Score};
 use super::sight::Sight;
 
 /// Which prompts of a category a score is of.
@@ -18,26 +19,6 @@ pub enum Split {
     Seen,
     /// Those that name one.
     HeldOut,
-}
-
-/// How often something was right, with its error and chance.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Score {
-    /// Verdicts.
-    pub n: usize,
-    /// The share that was right, 0 to 1.
-    pub mean: f64,
-    /// Standard error of the mean, never 0: by Agresti and Coull's estimate, over as many verdicts as are independent
-    /// (several of one prompt, or several pairs of one picture, are not).
-    pub standard_error: f64,
-    /// Lower end of the 95 % interval (Wilson).
-    pub low: f64,
-    /// Its upper end.
-    pub high: f64,
-    /// The same prompts' mean over pictures of other scenes.
-    pub chance: f64,
-    /// Whether the mean is above chance by more than [`Scores::ERRORS`] standard errors.
-    pub beats_chance: bool,
 }
 
 /// A category's line of the table.
@@ -86,9 +67,6 @@ struct Asked {
 }
 
 impl Scores {
-    /// A score counts only where it is above chance by so many standard errors.
-    pub const ERRORS: f64 = 5.0;
-
     /// No verdicts yet; `chance` is what was seen in random scenes ([`super::Suite::chance`]).
     pub fn new(chance: Vec<Sight>) -> Self {
         Self {
@@ -150,7 +128,7 @@ impl Scores {
                     chance: here.iter().map(|at| asked.chance_facts[*at]).sum::<f64>() * asked.right.len() as f64,
                 }
             });
-            let score = self.score(&clusters.collect::<Vec<_>>())?;
+            let score = Score::of(&clusters.collect::<Vec<_>>(), self.chance.len())?;
             Some(QuartileScore {
                 quartile: wanted,
                 score,
@@ -160,7 +138,7 @@ impl Scores {
     }
 
     /// Whether the table counts: the model draws a single object as asked, more often than chance by
-    /// [`Scores::ERRORS`] standard errors.
+    /// [`Score::ERRORS`] standard errors.
     pub fn count(&self) -> bool {
         self.line(Category::SingleObject, Split::All)
             .is_some_and(|line| line.score.beats_chance)
@@ -184,7 +162,7 @@ impl Scores {
                 .count(),
             chance: asked.chance_all * asked.right.len() as f64,
         });
-        let score = self.score(&clusters.collect::<Vec<_>>())?;
+        let score = Score::of(&clusters.collect::<Vec<_>>(), self.chance.len())?;
         let mean_over = |value: &dyn Fn(&Asked) -> f64| {
             asked
                 .iter()
@@ -201,73 +179,11 @@ impl Scores {
             chance_share: mean_over(&|asked| mean(asked.chance_facts.iter().copied())),
         })
     }
-
-    fn score(&self, clusters: &[Cluster]) -> Option<Score> {
-        let n: usize = clusters.iter().map(|cluster| cluster.n).sum();
-        if n == 0 {
-            return None;
-        }
-        let count = n as f64;
-        let mean = clusters.iter().map(|cluster| cluster.right).sum::<usize>() as f64 / count;
-        let chance = clusters.iter().map(|cluster| cluster.chance).sum::<f64>() / count;
-        let independent = count / design_effect(clusters, mean);
-        let standard_error = agresti_coull_error(mean, independent);
-        let (low, high) = wilson(mean, independent);
-        let chance_error = agresti_coull_error(chance, self.chance.len() as f64);
-        Some(Score {
-            n,
-            mean,
-            standard_error,
-            low,
-            high,
-            chance,
-            beats_chance: mean - chance > Self::ERRORS * standard_error.hypot(chance_error),
-        })
-    }
-}
-
-// Verdicts that are not independent of each other: of one prompt.
-struct Cluster {
-    n: usize,
-    right: usize,
-    /// The sum of their chances.
-    chance: f64,
 }
 
 fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     let count = values.len().max(1) as f64;
     values.sum::<f64>() / count
-}
-
-// How much wider the error is than that of independent verdicts (Kish); never below 1.
-fn design_effect(clusters: &[Cluster], mean: f64) -> f64 {
-    let spread: f64 = clusters
-        .iter()
-        .map(|cluster| (cluster.right as f64 - mean * cluster.n as f64).powi(2))
-        .sum();
-    let binomial: f64 = clusters
-        .iter()
-        .map(|cluster| cluster.n as f64 * mean * (1.0 - mean))
-        .sum();
-    if binomial > 0.0 {
-        (spread / binomial).max(1.0)
-    } else {
-        1.0
-    }
-}
-
-// Two more right and two more wrong: an error for means of 0 and 1 too.
-fn agresti_coull_error(mean: f64, n: f64) -> f64 {
-    let mean = (mean * n + 2.0) / (n + 4.0);
-    (mean * (1.0 - mean) / (n + 4.0)).sqrt()
-}
-
-fn wilson(mean: f64, n: f64) -> (f64, f64) {
-    const Z: f64 = 1.959_964;
-    let square = Z * Z / n;
-    let centre = (mean + square / 2.0) / (1.0 + square);
-    let reach = Z / (1.0 + square) * (mean * (1.0 - mean) / n + square / (4.0 * n)).sqrt();
-    ((centre - reach).max(0.0), (centre + reach).min(1.0))
 }
 
 #[cfg(test)]
@@ -298,19 +214,6 @@ mod tests {
             }
         }
         scores
-    }
-
-    #[test]
-    fn wilsons_interval_and_the_error_are_as_published() {
-        // Newcombe (1998), table I: 81 of 263 and 0 of 20.
-        let (low, high) = wilson(81.0 / 263.0, 263.0);
-        assert!(
-            (low - 0.2553).abs() < 1e-4 && (high - 0.3662).abs() < 1e-4,
-            "{low} {high}"
-        );
-        let (low, high) = wilson(0.0, 20.0);
-        assert!(low == 0.0 && (high - 0.1611).abs() < 1e-4, "{low} {high}");
-        assert!((agresti_coull_error(0.0, 20.0) - (2.0 / 24.0 * 22.0 / 24.0 / 24.0_f64).sqrt()).abs() < 1e-12);
     }
 
     #[test]
@@ -365,7 +268,7 @@ mod tests {
         assert!(lines[3].score.mean < 0.6, "{lines:?}");
         assert_eq!(
             lines.iter().map(|line| line.score.n).sum::<usize>(),
-            prompts.iter().map(|prompt| prompt.facts.len()).sum()
+            prompts.iter().map(|prompt| prompt.facts.len()).sum::<usize>()
         );
         assert_eq!(quartile(0, 5), 0);
         assert_eq!([0, 1, 2, 3, 4, 5].map(|index| quartile(index, 6)), [0, 1, 1, 2, 3, 3]);

@@ -1,5 +1,6 @@
 //! Prompts to test a model with.
 
+use super::arrange::Actor;
 use super::caption::{clear_relation, listing, phrase, place_of, place_words, relation_words, sentence};
 use super::category::Category;
 use super::colour::Colour;
@@ -12,7 +13,7 @@ use super::scene::Scene;
 use super::shape::Shape;
 use super::sight::Sight;
 use super::texture::Texture;
-use super::world::{Actor, World, WorldError};
+use super::world::{World, WorldError};
 
 /// Prompts about the scenes of a world. The same seed gives the same prompts, and more prompts begin with fewer.
 #[derive(Clone, Debug, PartialEq)]

@@ -20,7 +20,7 @@ pub enum Texture {
 const STRIPE_PERIOD: f32 = 1.0 / 3.0;
 const DOT_PERIOD: f32 = 1.0 / 3.0;
 const DOT_RADIUS: f32 = 0.3 * DOT_PERIOD;
-const CHECK_PERIOD: f32 = 1.0 / 2.0;
+const CHECK_PERIOD: f32 = 2.0 / 5.0;
 
 impl Texture {
     /// Every texture.

@@ -2,6 +2,7 @@
 
 mod bar;
 mod emoji;
+pub mod scenes;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -23,7 +24,8 @@ pub struct Args {
     #[command(subcommand)]
     known: Option<Known>,
     /// A folder of pictures with .txt or .json beside them, a list (.csv, .tsv, .jsonl), webdataset tars (a file, a
-    /// folder or a glob), or Parquet shards. A folder called `emoji` is ./emoji.
+    /// folder or a glob), or Parquet shards. Folders called `emoji` or `scenes` are ./emoji
+    /// and ./scenes.
     #[arg(required = true)]
     src: Option<PathBuf>,
     /// The folder to write: new, empty, or an earlier set of ours, which is replaced when the new one is complete.
@@ -93,12 +95,15 @@ pub struct Args {
 enum Known {
     /// Emoji with captions from their Unicode names: Twemoji's, or several styles (licences in the manifest).
     Emoji(emoji::Args),
+    /// Drawn scenes of one to eight objects with captions whose every fact is known (docs/scenes.md).
+    Scenes(scenes::Args),
 }
 
 /// Builds a set.
 pub fn run(args: &Args) -> Result<Outcome> {
     match (&args.known, &args.src, &args.out) {
         (Some(Known::Emoji(args)), ..) => emoji::run(args),
+        (Some(Known::Scenes(args)), ..) => scenes::run(args),
         (None, Some(src), Some(out)) => files(args, src, out),
         (None, ..) => bail!("name what to build from and the folder to write"),
     }

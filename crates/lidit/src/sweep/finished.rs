@@ -13,7 +13,7 @@ use super::folder::{PlannedPoint, Points, SweepFolder};
 use super::state::{Stage, State, read_json};
 
 /// Keys in which runs of one law may differ: size, length, and what follows from them or changes no result.
-const FREE_KEYS: [&str; 25] = [
+const FREE_KEYS: [&str; 26] = [
     "data.max_samples",
     "encoders.cache",
     "encoders.features",
@@ -39,6 +39,7 @@ const FREE_KEYS: [&str; 25] = [
     "train.spike_zscore",
     "train.warmup_steps",
     "validation.every",
+    "validation.features",
 ];
 
 /// A run that has done all its steps.

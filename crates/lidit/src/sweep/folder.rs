@@ -16,9 +16,10 @@ const FORMAT_VERSION: u32 = 1;
 #[derive(Clone, Debug)]
 pub struct SweepFolder {
     root: PathBuf,
+    sweep: String,
 }
 
-/// `points.json`: what the sweep's file made of its runs, readable without data or language models.
+/// `NAME.points.json`: what the sweep's file made of its runs, readable without data or language models.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Points {
@@ -66,9 +67,10 @@ pub struct PlannedPoint {
 }
 
 impl SweepFolder {
-    /// The folder `root`, which may not exist yet.
-    pub fn at(root: PathBuf) -> Self {
-        Self { root }
+    /// The folder `root`, which may not exist yet, for the sweep called `sweep`. Sweeps that share a folder share the runs
+    /// that they have in common.
+    pub fn at(root: PathBuf, sweep: String) -> Self {
+        Self { root, sweep }
     }
 
     /// Where it lies.
@@ -111,7 +113,11 @@ impl SweepFolder {
         Ok(())
     }
 
-    /// Writes `points.json`.
+    fn points_file(&self) -> PathBuf {
+        self.root.join(format!("{}.points.json", self.sweep))
+    }
+
+    /// Writes the points.
     pub fn write_points(&self, sweep: &Path, evaluate: Option<&Path>, points: Vec<PlannedPoint>) -> Result<()> {
         let points = Points {
             format_version: FORMAT_VERSION,
@@ -119,20 +125,21 @@ impl SweepFolder {
             evaluate: evaluate.map(Path::to_owned),
             points,
         };
-        write_atomically(&self.root.join("points.json"), &serde_json::to_vec_pretty(&points)?)
+        write_atomically(&self.points_file(), &serde_json::to_vec_pretty(&points)?)
     }
 
-    /// Reads `points.json`.
+    /// Reads the points.
     ///
     /// # Errors
     /// The sweep has never been run.
     pub fn points(&self) -> Result<Points> {
-        let path = self.root.join("points.json");
+        let path = self.points_file();
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => bail!(
-                "{} has no points.json: nothing was run there yet; run lidit sweep run, or name the sweep's folder with --dir",
-                self.root.display()
+                "there is no {}: sweep {} was never run there; run lidit sweep run, or name the sweep's folder with --dir",
+                path.display(),
+                self.sweep
             ),
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         };

@@ -52,20 +52,22 @@ pub struct SharedFeatures {
 struct Samples(BTreeMap<String, TokenSample>);
 
 impl Grid {
-    /// Reads the sweep at `path`, kept in `folder`, for runs of `world` ranks each.
+    /// Reads the sweep at `path`, kept in `folder`, for runs of `world` ranks each; `base` replaces the file's own.
     ///
     /// # Errors
     /// The file, or one of its runs: named.
-    pub fn read(path: &Path, folder: &SweepFolder, world: u64, rate: &RateArgs) -> Result<Self> {
+    pub fn read(path: &Path, base: Option<&Path>, folder: &SweepFolder, world: u64, rate: &RateArgs) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("reading sweep {}", path.display()))?;
         let within = || format!("in sweep {}", path.display());
         let sweep = Sweep::parse(&text).with_context(within)?;
         let beside = path.parent().unwrap_or(Path::new(""));
-        let base = ConfigFile::read(&beside.join(&sweep.base)).with_context(within)?;
+        let base_path = base.map_or_else(|| beside.join(&sweep.base), Path::to_owned);
+        let base = ConfigFile::read(&base_path).with_context(within)?;
         ensure!(
             base.stages()?.is_empty(),
-            "in sweep {}: key `base`: a config with stages is not one run; sweep one that has none",
-            path.display()
+            "in sweep {}: its base {} has stages, which is not one run; sweep a config that has none",
+            path.display(),
+            base_path.display()
         );
         let evaluate = sweep
             .evaluate
@@ -226,17 +228,19 @@ fn price(config: &RunConfig, samples: &mut Samples, runs: u64, world: u64) -> Re
     Plan::of(config, sample, runs, world)
 }
 
-/// Points runs with the same encoders and data at one folder of features, which has the samples of the run that needs most.
-/// Answers that run's config by folder.
+/// Points runs with the same encoders and data at one folder of features, which has the samples of the run that needs most,
+/// and their validation sets likewise. Answers what each folder is written from.
 fn share(resolved: &mut [(Choice, RunConfig)], folder: &SweepFolder) -> Result<BTreeMap<PathBuf, RunConfig>> {
     let mut largest: BTreeMap<String, RunConfig> = BTreeMap::new();
     for (_, config) in resolved.iter() {
-        let samples = |config: &RunConfig| config.data.max_samples.unwrap_or(u64::MAX);
-        let key = encoding_key(config)?;
-        match largest.get(&key) {
-            Some(other) if samples(other) >= samples(config) => {}
-            _ => {
-                largest.insert(key, config.clone());
+        for config in [Some(config.clone()), held_out(config)].into_iter().flatten() {
+            let samples = |config: &RunConfig| config.data.max_samples.unwrap_or(u64::MAX);
+            let key = encoding_key(&config)?;
+            match largest.get(&key) {
+                Some(other) if samples(other) >= samples(&config) => {}
+                _ => {
+                    largest.insert(key, config);
+                }
             }
         }
     }
@@ -244,6 +248,7 @@ fn share(resolved: &mut [(Choice, RunConfig)], folder: &SweepFolder) -> Result<B
     let mut by_key = BTreeMap::new();
     for (key, mut config) in largest {
         config.encoders.features = None;
+        config.validation = None;
         let text = format!("{key}{:?}", config.data.max_samples);
         let digest = Sha256::digest(text.as_bytes());
         let short: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
@@ -252,10 +257,19 @@ fn share(resolved: &mut [(Choice, RunConfig)], folder: &SweepFolder) -> Result<B
         folders.insert(path, config);
     }
     for (_, config) in resolved {
-        let key = encoding_key(config)?;
-        config.encoders.features = by_key.get(&key).cloned();
+        let held_out = held_out(config).map(|config| encoding_key(&config)).transpose()?;
+        config.encoders.features = by_key.get(&encoding_key(config)?).cloned();
+        if let (Some(validation), Some(key)) = (&mut config.validation, held_out) {
+            validation.features = by_key.get(&key).cloned();
+        }
     }
     Ok(folders)
+}
+
+/// The run whose data is this run's validation set.
+fn held_out(config: &RunConfig) -> Option<RunConfig> {
+    let validation = config.validation.as_ref()?;
+    Some(validation.set().in_place_of_data(config))
 }
 
 /// What decides a caption's states: runs that agree in it can share features.
@@ -264,6 +278,7 @@ fn encoding_key(config: &RunConfig) -> Result<String> {
     config.encoders.features = None;
     config.encoders.remember = Remember::Nothing;
     config.data.max_samples = None;
+    config.validation = None;
     let prompts = if config.train.sample_every > 0 {
         config.sample.prompts
     } else {

@@ -6,10 +6,9 @@ use anyhow::{Result, bail};
 use lidit_train::{readable_bytes, readable_count};
 use serde_json::{Value, json};
 
-use super::SweepArgs;
-use super::folder::SweepFolder;
 use super::grid::{Grid, GridPoint};
 use super::table::{columns, readable_seconds};
+use super::{BaseArgs, SweepArgs};
 use crate::device::DeviceArg;
 use crate::doctor::memory::host_memory;
 use crate::outcome::Outcome;
@@ -20,6 +19,8 @@ use crate::plan::{Duration, RateArgs};
 pub struct Args {
     #[command(flatten)]
     sweep: SweepArgs,
+    #[command(flatten)]
+    base: BaseArgs,
     #[command(flatten)]
     limits: Limits,
     #[command(flatten)]
@@ -39,8 +40,10 @@ pub struct Limits {
 
 /// Prices the grid.
 pub fn run(args: &Args) -> Result<Outcome> {
-    let folder = SweepFolder::at(args.sweep.dir());
-    let grid = Grid::read(&args.sweep.sweep, &folder, u64::from(args.limits.nproc), &args.rate)?;
+    let folder = args.sweep.folder()?;
+    let base = args.base.base.as_deref();
+    let world = u64::from(args.limits.nproc);
+    let grid = Grid::read(&args.sweep.sweep, base, &folder, world, &args.rate)?;
     let timed = grid.points.iter().map(|point| args.time_of(point)).collect::<Vec<_>>();
     let report = Report { grid: &grid, timed };
     args.limits.refuse_what_cannot_fit(&grid, args.rate.device, 1)?;

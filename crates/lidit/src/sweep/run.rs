@@ -10,7 +10,6 @@ use anyhow::{Result, anyhow, bail, ensure};
 use lidit_train::{RunConfig, Stop, write_atomically};
 use serde_json::{Value, json};
 
-use super::SweepArgs;
 use super::difference::first_difference;
 use super::folder::SweepFolder;
 use super::grid::{Grid, GridPoint, SharedFeatures};
@@ -18,6 +17,7 @@ use super::plan::Limits;
 use super::process::{self, Ended};
 use super::progress::say;
 use super::state::{Stage, State};
+use super::{BaseArgs, SweepArgs};
 use crate::device::DeviceArg;
 use crate::launch::thread_variables;
 use crate::outcome::{Exit, Outcome};
@@ -33,6 +33,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 pub struct Args {
     #[command(flatten)]
     sweep: SweepArgs,
+    #[command(flatten)]
+    base: BaseArgs,
     #[command(flatten)]
     limits: Limits,
     /// Only the run of this number, from 0 in the plan's order: a Slurm array's or a Kubernetes job's index.
@@ -53,13 +55,10 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<Outcome> {
     args.check()?;
     let stop = Stop::on_signals()?;
-    let folder = SweepFolder::at(std::path::absolute(args.sweep.dir())?);
-    let grid = Grid::read(
-        &args.sweep.sweep,
-        &folder,
-        u64::from(args.limits.nproc),
-        &RateArgs::none(args.device),
-    )?;
+    let folder = args.sweep.folder()?;
+    let base = args.base.base.as_deref();
+    let world = u64::from(args.limits.nproc);
+    let grid = Grid::read(&args.sweep.sweep, base, &folder, world, &RateArgs::none(args.device))?;
     args.limits
         .refuse_what_cannot_fit(&grid, args.device, u64::from(args.jobs))?;
     let wanted = args.wanted(&grid)?;
@@ -132,7 +131,8 @@ impl Runner<'_> {
         let begun = self.folder.run(name).join("config.toml");
         if begun.exists() {
             let before = RunConfig::load(&begun, &[])?;
-            if let Some(key) = first_difference(&before, &point.config, &["encoders.features"])? {
+            if let Some(key) = first_difference(&before, &point.config, &["encoders.features", "validation.features"])?
+            {
                 bail!(
                     "run {name} was begun with another {key}: take the change to {} back, or keep the new sweep elsewhere with \
                      --dir",
@@ -149,7 +149,14 @@ impl Runner<'_> {
             let mut needed = false;
             for &index in wanted {
                 let point = &self.grid.points[index];
-                let reads = point.config.encoders.features.as_ref() == Some(&features.folder);
+                let held_out = point.config.validation.as_ref().and_then(|set| set.features.as_ref());
+                let reads = point
+                    .config
+                    .encoders
+                    .features
+                    .iter()
+                    .chain(held_out)
+                    .any(|path| *path == features.folder);
                 needed |= reads
                     && matches!(
                         self.state(point)?.stage,

@@ -29,7 +29,7 @@ pub struct Args {
 
 /// Reads what lies on the disk.
 pub fn run(args: &Args) -> Result<Outcome> {
-    let folder = SweepFolder::at(args.sweep.dir());
+    let folder = args.sweep.folder()?;
     let Some(seconds) = args.watch else {
         let points = folder.points()?;
         return Ok(outcome(&points, &states(&folder, &points)?));
