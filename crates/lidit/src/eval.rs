@@ -98,7 +98,7 @@ fn evaluate(args: &EvaluationArgs) -> Result<Outcome> {
             "step {} was evaluated by this config before: --force evaluates it again",
             subject.step
         );
-        return done.outcome(&out);
+        return Ok(done.outcome(&out));
     }
     let mut artist = Artist::load(run, checkpoint, config.weights, args.device)?;
     let held_out = config.validation.as_ref().map(|set| open(set, &artist)).transpose()?;
@@ -111,9 +111,9 @@ fn evaluate(args: &EvaluationArgs) -> Result<Outcome> {
         Some(test) => Some(test.judge(config.batch, &mut artist, &out)?),
         None => None,
     };
-    let done = Evaluation::new(subject, config, validation.as_ref(), scenes, begun.elapsed())?;
+    let done = Evaluation::new(subject, config, validation.as_ref(), scenes, begun.elapsed());
     done.write(&out)?;
-    done.outcome(&out)
+    Ok(done.outcome(&out))
 }
 
 /// The samples of `set`, which the run must not have seen.

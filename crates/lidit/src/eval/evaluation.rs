@@ -72,8 +72,8 @@ impl Evaluation {
         validation: Option<&ValidationRecord>,
         scenes: Option<ScenesScores>,
         took: Duration,
-    ) -> Result<Self> {
-        Ok(Self {
+    ) -> Self {
+        Self {
             format_version: FORMAT_VERSION,
             lidit_version: env!("CARGO_PKG_VERSION").to_owned(),
             subject,
@@ -84,7 +84,7 @@ impl Evaluation {
             levels: validation.map_or(Vec::new(), |record| record.levels.clone()),
             scenes,
             seconds: took.as_secs_f64(),
-        })
+        }
     }
 
     /// The finished evaluation in `out`; `None` where there is none that this program reads.
@@ -114,8 +114,8 @@ impl Evaluation {
         for entry in fs::read_dir(&pictures).with_context(|| format!("listing {}", pictures.display()))? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let is_ours = |category: Category| name.starts_with(category.name()) && name.ends_with(".png");
-            if Category::ALL.into_iter().any(is_ours) {
+            let is_ours = |category: Category| name.starts_with(category.name());
+            if path.extension().is_some_and(|end| end == "png") && Category::ALL.into_iter().any(is_ours) {
                 old.push(path);
             }
         }
@@ -144,7 +144,7 @@ impl Evaluation {
     }
 
     /// What the command says of it.
-    pub fn outcome(&self, out: &Path) -> Result<Outcome> {
+    pub fn outcome(&self, out: &Path) -> Outcome {
         let Subject { step, weights, .. } = &self.subject;
         let mut text = vec![format!("step {step}, {weights}: {}", out.join(FILE).display())];
         if let (Some(loss), Some(se)) = (self.val_loss, self.val_loss_se) {
@@ -163,6 +163,6 @@ impl Evaluation {
             "scenes": scenes,
             "out": out,
         });
-        Ok(Outcome::done(text.join("\n"), json))
+        Outcome::done(text.join("\n"), json)
     }
 }
