@@ -15,7 +15,9 @@ fn sweep(dir: &Path, changes: &[(&str, &str)]) -> PathBuf {
     let mut text = fs::read_to_string(path).unwrap();
     let folder = root().join("configs");
     let folder = format!("{}/", folder.display());
-    let changes = [&[("../", folder.as_str())], changes].concat();
+    let fixtures = format!("{}/datasets/", root().display());
+    let paths = [("../../datasets/", fixtures.as_str()), ("../", folder.as_str())];
+    let changes = [&paths, changes].concat();
     for (from, to) in changes {
         assert!(text.contains(from), "{from}");
         text = text.replace(from, to);
@@ -31,6 +33,15 @@ fn command<'a>(name: &'a str, sweep: &'a Path, dir: &'a Path, extra: &[&'a str])
         extra,
     ]
     .concat()
+}
+
+/// A CSV table's rows, without its header.
+fn rows(table: &Path) -> Vec<Vec<String>> {
+    let text = fs::read_to_string(table).unwrap();
+    text.lines()
+        .skip(1)
+        .map(|line| line.split(',').map(str::to_owned).collect())
+        .collect()
 }
 
 /// Attempts at every run of the sweep in `dir`, by the runs' histories.
@@ -61,19 +72,14 @@ fn the_plan_prices_every_run_before_anything_is_written() {
     let names: Vec<_> = runs.iter().map(|run| run["name"].as_str().unwrap()).collect();
     assert_eq!(
         names,
-        [
-            "small-samples12",
-            "small-samples24",
-            "large-samples12",
-            "large-samples24"
-        ]
+        ["small-samples8", "small-samples16", "large-samples8", "large-samples16"]
     );
     for run in runs {
         let seconds = run["c_model"].as_f64().unwrap() / 1e9;
         assert!((run["time"]["seconds"].as_f64().unwrap() - seconds).abs() < 1e-9 * seconds);
         assert!((run["time"]["cost"].as_f64().unwrap() - seconds / 100.0).abs() < 1e-9 * seconds);
     }
-    assert_eq!(runs[3]["unique_samples"], 24);
+    assert_eq!(runs[3]["unique_samples"], 16);
     assert!(runs[3]["params"].as_u64() > runs[0]["params"].as_u64());
     assert!(!out.exists());
 
@@ -81,7 +87,7 @@ fn the_plan_prices_every_run_before_anything_is_written() {
     assert!(refusal.contains("memory"), "{refusal}");
     let text = stderr(&run(&command("plan", &sweep, &out, &["--memory-gib", "0.036"])));
     assert!(
-        text.contains("\n  large-samples24: about") && !text.contains("\n  small-samples12"),
+        text.contains("\n  large-samples16: about") && !text.contains("\n  small-samples8"),
         "{text}"
     );
 }
@@ -91,7 +97,7 @@ fn a_budget_decides_how_long_each_size_trains() {
     let dir = tempfile::tempdir().unwrap();
     let changes = [
         (
-            "key = \"data.max_samples\"\nvalues = [12, 24]",
+            "key = \"data.max_samples\"\nvalues = [8, 16]",
             "key = \"train.seed\"\nvalues = [0]",
         ),
         (
@@ -123,7 +129,7 @@ fn a_killed_sweep_goes_on_and_does_nothing_twice() {
     let sweep = sweep(dir.path(), &[("steps = 4", "steps = 60")]);
     let out = dir.path().join("out");
     let mut child = spawn(&command("run", &sweep, &out, &[]));
-    let second = out.join("runs/small-samples24/checkpoints/step-2/manifest.json");
+    let second = out.join("runs/small-samples16/checkpoints/step-2/manifest.json");
     wait_until(|| second.exists());
     send("KILL", child.id());
     child.wait().unwrap();
@@ -138,7 +144,7 @@ fn a_killed_sweep_goes_on_and_does_nothing_twice() {
     assert_eq!(stages, ["done", "training", "waiting", "waiting"]);
 
     let mut child = spawn(&command("run", &sweep, &out, &[]));
-    let third = out.join("runs/large-samples12/checkpoints/step-2/manifest.json");
+    let third = out.join("runs/large-samples8/checkpoints/step-2/manifest.json");
     wait_until(|| third.exists());
     send("TERM", child.id());
     assert_eq!(child.wait().unwrap().code(), Some(75));
@@ -146,23 +152,23 @@ fn a_killed_sweep_goes_on_and_does_nothing_twice() {
     let done = json(&command("run", &sweep, &out, &["--jobs", "2"]), 0);
     assert_eq!(done["done"], 4);
     let expected = [
-        ("large-samples12", 2),
-        ("large-samples24", 1),
-        ("small-samples12", 1),
-        ("small-samples24", 2),
+        ("large-samples8", 2),
+        ("large-samples16", 1),
+        ("small-samples8", 1),
+        ("small-samples16", 2),
     ];
     assert_eq!(attempts(&out), expected.map(|(name, count)| (name.to_owned(), count)));
-    // Features are written once, and read by all.
-    assert_eq!(fs::read_dir(out.join("features")).unwrap().count(), 1);
+    // Features are written once and read by all: the captions' and the validation set's.
+    assert_eq!(fs::read_dir(out.join("features")).unwrap().count(), 2);
 
     // What was torn apart ends where an undisturbed run does.
     let whole = dir.path().join("whole");
-    let config = out.join("configs/small-samples24.toml");
+    let config = out.join("configs/small-samples16.toml");
     json(
         &["train", config.to_str().unwrap(), "--run-dir", whole.to_str().unwrap()],
         0,
     );
-    let torn = out.join("runs/small-samples24");
+    let torn = out.join("runs/small-samples16");
     assert_eq!(losses(&torn), losses(&whole));
     assert_eq!(digest(&torn), digest(&whole));
 
@@ -182,11 +188,11 @@ fn an_index_runs_one_and_two_processes_share_a_sweep() {
         .iter()
         .map(|words| &words[0])
         .collect();
-    assert_eq!(commands, ["cache", "train"]);
+    assert_eq!(commands, ["cache", "cache", "train"]);
     assert!(!out.exists());
 
     assert_eq!(json(&command("run", &sweep, &out, &["--index", "2"]), 0)["done"], 1);
-    assert_eq!(attempts(&out), [("large-samples12".to_owned(), 1)]);
+    assert_eq!(attempts(&out), [("large-samples8".to_owned(), 1)]);
     let refusal = error(&command("run", &sweep, &out, &["--index", "4"]));
     assert!(refusal.contains("4 runs"), "{refusal}");
 
@@ -211,7 +217,7 @@ fn several_ranks_train_a_run() {
         json(&command("run", &sweep, &out, &["--index", "0", "--nproc", "2"]), 0)["done"],
         1
     );
-    let history = fs::read_to_string(out.join("runs/small-samples12/history.jsonl")).unwrap();
+    let history = fs::read_to_string(out.join("runs/small-samples8/history.jsonl")).unwrap();
     assert!(history.contains("\"world_size\":2"), "{history}");
 }
 
@@ -221,16 +227,16 @@ fn a_run_that_fails_is_named_and_the_others_are_done() {
     let sweep = sweep(dir.path(), &[]);
     let out = dir.path().join("out");
     // A foreign run lies where the second one belongs.
-    train(&out.join("runs/small-samples24"), &["--set", "train.steps=1"], 0);
+    train(&out.join("runs/small-samples16"), &["--set", "train.steps=1"], 0);
     let refusal = error(&command("run", &sweep, &out, &[]));
     assert!(
-        refusal.contains("small-samples24") && refusal.contains("another"),
+        refusal.contains("small-samples16") && refusal.contains("another"),
         "{refusal}"
     );
-    fs::remove_dir_all(out.join("runs/small-samples24")).unwrap();
+    fs::remove_dir_all(out.join("runs/small-samples16")).unwrap();
 
     // Its folder can't be made.
-    fs::write(out.join("runs/small-samples24"), "").unwrap();
+    fs::write(out.join("runs/small-samples16"), "").unwrap();
     let failed = json(&command("run", &sweep, &out, &[]), 1);
     assert_eq!(failed["done"], 3);
     let run = &failed["runs"][1];
@@ -238,11 +244,88 @@ fn a_run_that_fails_is_named_and_the_others_are_done() {
 }
 
 #[test]
+fn finished_runs_become_points_of_the_law_and_unlike_runs_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let sizes = "values = [{ name = \"wide\", model.hidden_size = 96, model.num_heads = 2 }, { name = \"small\"";
+    let changes = [
+        ("values = [\n    { name = \"small\"", sizes),
+        (
+            "values = [8, 16]",
+            "values = [4, 8, 16]\n[[axes]]\nname = \"prefix\"\nkey = \"encoders.prefix\"\nvalues = [\"none\", \"neutral\"]",
+        ),
+        ("steps = 4", "global_batch = 4\nmicro_batch = 4"),
+        (
+            "features = \"shared\"",
+            "features = \"shared\"\n[rules]\nlength = { epochs = 1.0 }",
+        ),
+    ];
+    let sweep = sweep(dir.path(), &changes);
+    let out = dir.path().join("out");
+    let none = error(&command("fit", &sweep, &out, &[]));
+    assert!(none.contains("sweep.points.json"), "{none}");
+    let done = json(&command("run", &sweep, &out, &["--jobs", "2"]), 0);
+    assert_eq!(done["done"], 18);
+
+    let refusal = error(&command("fit", &sweep, &out, &[]));
+    assert!(
+        refusal.contains("encoders.prefix") && refusal.contains("--only"),
+        "{refusal}"
+    );
+    let refusal = error(&command("fit", &sweep, &out, &["--only", "prefix=nothing"]));
+    assert!(refusal.contains("prefix=neutral"), "{refusal}");
+
+    let fits = dir.path().join("fits");
+    let extra = [
+        "--only",
+        "prefix=none",
+        "--draws",
+        "10",
+        "--out",
+        fits.to_str().unwrap(),
+    ];
+    let fit = json(&command("fit", &sweep, &out, &extra), 0);
+    assert_eq!(
+        (&fit["runs_used"], &fit["points_used"]),
+        (&Value::from(9), &Value::from(9))
+    );
+    assert!(!fit["warnings"].as_array().unwrap().is_empty(), "{fit}");
+    let plan = json(&command("plan", &sweep, &out, &[]), 0);
+    let planned = |name: &str| {
+        plan["runs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|run| run["name"] == name)
+            .unwrap()
+            .clone()
+    };
+    let validation = |name: &str| -> Value {
+        let result = fs::read_to_string(out.join("runs").join(name).join("result.json")).unwrap();
+        serde_json::from_str::<Value>(&result).unwrap()["val_loss"].clone()
+    };
+    // name, n, d, c, loss, se, u, seed
+    for row in rows(&fits.join("points.csv")) {
+        let run = planned(&row[0]);
+        let number = |column: usize| row[column].parse::<f64>().unwrap();
+        assert_eq!(number(1), run["params"].as_f64().unwrap());
+        // 16 pixels are 16 tokens.
+        assert_eq!(number(2), 16.0 * run["samples_seen"].as_f64().unwrap());
+        assert_eq!(number(6), run["unique_samples"].as_f64().unwrap());
+        assert_eq!(number(4), validation(&row[0]).as_f64().unwrap());
+        // A dropped caption is shorter than the plan's mean.
+        assert!(
+            (number(3) / run["c_model"].as_f64().unwrap() - 1.0).abs() < 0.1,
+            "{row:?} {run}"
+        );
+    }
+}
+
+#[test]
 fn mistakes_in_a_sweep_are_named() {
     for (change, named) in [
         (("samples", "size"), "axes.1.name"),
         (("depth = 1", "depht = 1"), "model.depht"),
-        (("values = [12, 24]", "values = [12, 1000]"), "data.max_samples"),
+        (("values = [8, 16]", "values = [8, 1000]"), "data.max_samples"),
         (("include = [", "include = [\"nowhere.toml\", "), "nowhere.toml"),
         (("run/debug.toml", "run/debug-stages.toml"), "stages"),
         (

@@ -1,4 +1,4 @@
-//! `lidit sweep plan|run|status|fit`: a grid of runs, from one file to a finished table and its law.
+//! `lidit sweep plan|run|status|fit|report`: a grid of runs, from one file to a finished table, its law and its page.
 
 mod difference;
 mod finished;
@@ -8,6 +8,7 @@ mod grid;
 mod plan;
 mod process;
 mod progress;
+mod report;
 mod run;
 mod state;
 mod status;
@@ -37,6 +38,8 @@ enum Command {
     Status(status::Args),
     /// Fit the laws of loss against parameters, data and compute.
     Fit(fit::Args),
+    /// Write the page of the sweep: plots, table, law, pictures.
+    Report(report::Args),
 }
 
 /// Which sweep, and where it is kept.
@@ -78,5 +81,6 @@ pub fn run(args: &Args) -> Result<Outcome> {
         Command::Run(args) => run::run(args),
         Command::Status(args) => status::run(args),
         Command::Fit(args) => fit::run(args),
+        Command::Report(args) => report::run(args),
     }
 }

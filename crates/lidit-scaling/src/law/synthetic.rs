@@ -2,8 +2,9 @@
 
 use super::bootstrap::Draws;
 use super::fit::{Fit, FitOptions};
-use super::joint::JointLaw;
+use super::joint::{JointFit, JointLaw};
 use super::point::Point;
+use super::selection::Selection;
 
 /// Hoffmann et al. 2022 (arXiv 2203.15556), equation 10.
 const CHINCHILLA: JointLaw = JointLaw {
@@ -150,8 +151,7 @@ fn ninety_five_percent_intervals_hold_the_truth_most_of_the_time() {
     let rounds = 20;
     for seed in 0..rounds {
         let table = grid_table(&CHINCHILLA, 0.005, 100 + seed);
-        let fit = Fit::of(&table, FitOptions { seed, ..OPTIONS }).unwrap();
-        let joint = fit.joint.unwrap();
+        let joint = JointFit::of(&Selection::of(&table, None).used, 100, seed).unwrap();
         exponent += usize::from(joint.bands.n_opt_exponent.unwrap().contains(0.28 / 0.62));
         floor += usize::from(joint.bands.floor.unwrap().contains(1.69));
         best += usize::from(joint.band(1e9, 1.6e10).unwrap().contains(CHINCHILLA.loss(1e9, 1.6e10)));

@@ -135,8 +135,7 @@ impl GridPoint {
         let dataset = Dataset::open(&config.data)?;
         let plan = price(&config, samples, runs, world)?;
         // One measurement serves all runs of a network.
-        let network = toml::to_string(&(&config.model, config.train.precision, config.train.micro_batch));
-        let network = network.unwrap_or_else(|_| choice.name.clone());
+        let network = serde_json::to_string(&(&config.model, config.train.precision, config.train.micro_batch))?;
         let flops_per_s = match rates.get(&network) {
             Some(rate) => *rate,
             None => {

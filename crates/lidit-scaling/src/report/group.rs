@@ -1,0 +1,164 @@
+//! Runs that differ in their seed only.
+
+use super::run::{ReportRun, Score};
+
+/// The axis that a group's runs may differ on.
+const SEED: &str = "seed";
+
+/// Runs that differ in their seed only.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Group {
+    /// Their values on the axes that vary over the sweep, as `nano, 20000`.
+    pub label: String,
+    /// Their places in the report.
+    pub runs: Vec<usize>,
+}
+
+/// A mean over a group's runs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mean {
+    /// The mean.
+    pub mean: f64,
+    /// Ends of its 95 % interval, where known.
+    pub ends: Option<(f64, f64)>,
+    /// Runs that have the number.
+    pub runs: usize,
+}
+
+impl Group {
+    /// The groups of a sweep, in the order of their first runs.
+    pub fn of(runs: &[ReportRun]) -> Vec<Self> {
+        let varying = varying_axes(runs);
+        let mut groups: Vec<Self> = Vec::new();
+        for (i, run) in runs.iter().enumerate() {
+            let values: Vec<&str> = varying
+                .iter()
+                .filter(|axis| *axis != SEED)
+                .filter_map(|axis| run.axes.get(axis).map(String::as_str))
+                .collect();
+            let label = if run.axes.is_empty() {
+                run.name.clone()
+            } else if values.is_empty() {
+                "all".to_owned()
+            } else {
+                values.join(", ")
+            };
+            match groups.iter_mut().find(|group| group.label == label) {
+                Some(group) => group.runs.push(i),
+                None => groups.push(Self { label, runs: vec![i] }),
+            }
+        }
+        groups
+    }
+
+    /// The mean loss: over several seeds its error comes from their spread, of one run from its own standard error.
+    pub fn loss(&self, runs: &[ReportRun]) -> Option<Mean> {
+        let losses: Vec<f64> = self.runs.iter().filter_map(|run| runs[*run].loss).collect();
+        let own = self.runs.iter().find_map(|run| runs[*run].se);
+        mean_of(&losses, own.map(|se| 1.96 * se))
+    }
+
+    /// The mean score in a category, of all its facts.
+    pub fn score(&self, runs: &[ReportRun], category: &str) -> Option<Mean> {
+        let scores: Vec<&Score> = self
+            .runs
+            .iter()
+            .filter_map(|run| runs[*run].scores.get(category))
+            .collect();
+        mean_score(&scores)
+    }
+
+    /// The mean score at a quarter of the positions.
+    pub fn quartile(&self, runs: &[ReportRun], quartile: usize) -> Option<Mean> {
+        let scores: Vec<&Score> = self
+            .runs
+            .iter()
+            .filter_map(|run| runs[*run].quartiles.get(quartile))
+            .collect();
+        mean_score(&scores)
+    }
+}
+
+/// Axes on which the runs differ, by name.
+pub fn varying_axes(runs: &[ReportRun]) -> Vec<String> {
+    let mut axes: Vec<&String> = runs.iter().flat_map(|run| run.axes.keys()).collect();
+    axes.sort();
+    axes.dedup();
+    axes.into_iter()
+        .filter(|axis| runs.iter().any(|run| run.axes.get(*axis) != runs[0].axes.get(*axis)))
+        .cloned()
+        .collect()
+}
+
+/// Several seeds tell their own spread, which holds the judge's chance as well; one seed has its score's interval.
+fn mean_score(scores: &[&Score]) -> Option<Mean> {
+    if let [single] = scores {
+        return Some(Mean {
+            mean: single.mean,
+            ends: Some((single.low, single.high)),
+            runs: 1,
+        });
+    }
+    let means: Vec<f64> = scores.iter().map(|score| score.mean).collect();
+    let mut mean = mean_of(&means, None)?;
+    mean.ends = mean.ends.map(|(low, high)| (low.max(0.0), high.min(1.0)));
+    Some(mean)
+}
+
+fn mean_of(values: &[f64], single_half: Option<f64>) -> Option<Mean> {
+    let count = values.len();
+    if count == 0 {
+        return None;
+    }
+    let mean = values.iter().sum::<f64>() / count as f64;
+    let half = if count > 1 {
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        Some(student(count - 1) * (squares / (count - 1) as f64 / count as f64).sqrt())
+    } else {
+        single_half
+    };
+    Some(Mean {
+        mean,
+        ends: half.map(|half| (mean - half, mean + half)),
+        runs: count,
+    })
+}
+
+/// Student's t, two-sided 95 %, which with three seeds is more than twice the normal's 1.96.
+fn student(freedom: usize) -> f64 {
+    const TABLE: [f64; 10] = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228];
+    TABLE.get(freedom.saturating_sub(1)).copied().unwrap_or(2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(model: &str, seed: &str, loss: f64) -> ReportRun {
+        ReportRun {
+            axes: [("model", model), ("seed", seed), ("lr", "1e-3")]
+                .map(|(axis, value)| (axis.to_owned(), value.to_owned()))
+                .into(),
+            loss: Some(loss),
+            ..ReportRun::default()
+        }
+    }
+
+    #[test]
+    fn seeds_are_one_group_named_by_what_varies() {
+        let runs = [
+            run("pico", "0", 1.0),
+            run("nano", "0", 0.5),
+            run("pico", "1", 3.0),
+            run("pico", "2", 2.0),
+        ];
+        let groups = Group::of(&runs);
+        let labels: Vec<_> = groups.iter().map(|group| group.label.as_str()).collect();
+        assert_eq!(labels, ["pico", "nano"]);
+        let mean = groups[0].loss(&runs).unwrap();
+        assert_eq!(mean.runs, 3);
+        let half = 4.303 / 3f64.sqrt();
+        assert!((mean.mean - 2.0).abs() < 1e-12 && (mean.ends.unwrap().1 - 2.0 - half).abs() < 1e-9);
+        assert_eq!(groups[1].loss(&runs).unwrap().ends, None);
+    }
+}

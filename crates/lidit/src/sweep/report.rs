@@ -1,0 +1,296 @@
+//! `lidit sweep report`: the sweep as one page, with its plots and its table.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use lidit_scaling::law::{Fit, FitOptions};
+use lidit_scaling::report::{CurveSample, Picture, Report, ReportRun, RunStatus, Score};
+use lidit_scaling::scenes::{CategoryScore, QuartileScore, Split};
+use lidit_train::metrics::{self, StepRecord};
+use lidit_train::{RunConfig, RunDir};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::SweepArgs;
+use super::finished::{Finished, check_alike};
+use super::fit::OptionArgs;
+use super::folder::{PlannedPoint, Points, SweepFolder};
+use super::state::{Stage, State, read_json};
+use crate::outcome::Outcome;
+
+/// Points of a curve, at most.
+const CURVE: usize = 200;
+/// Pictures of a run, at most.
+const PICTURES: usize = 48;
+
+/// Arguments of `lidit sweep report`.
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    sweep: SweepArgs,
+    /// Fit the law to this value of an axis only, `AXIS=VALUE`; the page shows all runs. May be repeated.
+    #[arg(long, value_name = "AXIS=VALUE")]
+    only: Vec<String>,
+    /// What an hour of one device costs.
+    #[arg(long, value_name = "PRICE", requires = "currency")]
+    price: Option<f64>,
+    /// In what, such as USD.
+    #[arg(long, value_name = "NAME", requires = "price")]
+    currency: Option<String>,
+    /// Where report.html, plots/ and table.csv go [default: report/ in the sweep's folder].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    options: OptionArgs,
+}
+
+/// What the report reads of `eval.json`.
+#[derive(Deserialize)]
+struct Evaluated {
+    scenes: Option<Judged>,
+}
+
+/// Its Scenes.
+#[derive(Deserialize)]
+struct Judged {
+    counts: bool,
+    categories: Vec<CategoryScore>,
+    quartiles: Vec<QuartileScore>,
+    pictures: Vec<JudgedPicture>,
+}
+
+/// One of its pictures.
+#[derive(Deserialize)]
+struct JudgedPicture {
+    file: PathBuf,
+    prompt: String,
+    right: Vec<bool>,
+}
+
+/// Writes the page.
+pub fn run(args: &Args) -> Result<Outcome> {
+    let folder = args.sweep.folder()?;
+    let points = folder.points()?;
+    let mut notes = Vec::new();
+    let fit = match fit(&folder, &points, args) {
+        Ok(fit) => Some(fit),
+        Err(error) => {
+            notes.push(format!("There is no law: {error:#}."));
+            None
+        }
+    };
+    let mut runs = Vec::with_capacity(points.points.len());
+    let mut uncounted = Vec::new();
+    for point in &points.points {
+        let (run, counts) = report_run(&folder, &points, point, args.price)?;
+        if counts == Some(false) {
+            uncounted.push(point.name.clone());
+        }
+        runs.push(run);
+    }
+    if !uncounted.is_empty() {
+        notes.push(format!(
+            "Scores of these runs mean nothing yet: their single objects are not above chance by 5 standard errors: {}.",
+            uncounted.join(", ")
+        ));
+    }
+    let finished = runs.iter().filter(|run| run.status == RunStatus::Finished).count();
+    let report = Report {
+        title: points
+            .sweep
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
+        made: made(&points, &folder)?,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        currency: args.currency.clone().unwrap_or_default(),
+        notes,
+        fit,
+        runs,
+    };
+    let out = args.out.clone().unwrap_or_else(|| folder.root().join("report"));
+    report.write(&out)?;
+    let page = out.join("report.html");
+    Ok(Outcome::done(
+        format!("{finished} finished runs of {}: {}", report.runs.len(), page.display()),
+        json!({ "runs": report.runs.len(), "finished": finished, "report": page, "law": report.fit.is_some(), "notes": report.notes }),
+    ))
+}
+
+/// When the newest of what it shows was made: the same sweep has the same page.
+fn made(points: &Points, folder: &SweepFolder) -> Result<String> {
+    let mut newest = String::new();
+    for point in &points.points {
+        let history = folder.run(&point.name).join("history.jsonl");
+        if history.exists()
+            && let Some(last) = lidit_train::history::read(&history)?.last()
+        {
+            newest = newest.max(last.time.clone());
+        }
+    }
+    Ok(newest.get(..10).unwrap_or_default().to_owned())
+}
+
+fn fit(folder: &SweepFolder, points: &Points, args: &Args) -> Result<Fit> {
+    let runs = Finished::of(folder, points, &args.only)?;
+    check_alike(&runs)?;
+    let table: Vec<_> = runs.iter().map(Finished::point).collect::<Result<_>>()?;
+    let options = FitOptions {
+        tokens_per_sample: runs.first().map(|run| run.planned.image_tokens as f64),
+        ..args.options.options()
+    };
+    Ok(Fit::of(&table, options)?)
+}
+
+/// A run, and whether its scores count, where it has any.
+fn report_run(
+    folder: &SweepFolder,
+    points: &Points,
+    point: &PlannedPoint,
+    price: Option<f64>,
+) -> Result<(ReportRun, Option<bool>)> {
+    let state = State::of(folder, point, points.evaluate.as_deref())?;
+    let mut run = ReportRun {
+        name: point.name.clone(),
+        status: status_of(state.stage),
+        axes: point.axes.clone(),
+        n: Some(point.params as f64),
+        u: Some(point.unique_samples as f64),
+        ..ReportRun::default()
+    };
+    if state.stage == Stage::Waiting {
+        return Ok((run, None));
+    }
+    let run_dir = RunDir::find(&folder.run(&point.name))?;
+    let config = RunConfig::load(&run_dir.config(), &[])?;
+    run.seed = Some(config.train.seed);
+    run.config = flat(&config)?;
+    let steps = if run_dir.metrics().exists() {
+        metrics::read(&run_dir.metrics())?
+    } else {
+        Vec::new()
+    };
+    run.curve = curve(&steps);
+    if let Some(last) = steps.last() {
+        run.d = Some(last.tokens_seen as f64);
+        run.c = Some(last.flops);
+        run.c_encoder = Some(point.c_encoder);
+        run.c_total = Some(last.flops + point.c_encoder);
+    }
+    if let Some(result) = read_json(&run_dir.result())? {
+        run.loss = result["val_loss"].as_f64();
+        run.se = result["val_loss_se"].as_f64();
+        run.seconds = result["wall_seconds"].as_f64();
+        run.goodput = result["goodput"].as_f64();
+        run.devices = Some(1.0);
+        run.cost = run.device_hours().zip(price).map(|(hours, price)| hours * price);
+    }
+    let mut counts = None;
+    if let Some(evaluate) = &points.evaluate {
+        let path = folder.evaluation(&point.name, evaluate);
+        if let Some(value) = read_json(&path)? {
+            counts = judged(&mut run, value, &path)?;
+        }
+    }
+    Ok((run, counts))
+}
+
+/// Adds what `eval.json` at `path` says; answers whether its scores count.
+fn judged(run: &mut ReportRun, value: Value, path: &Path) -> Result<Option<bool>> {
+    let evaluated: Evaluated = serde_json::from_value(value).with_context(|| format!("reading {}", path.display()))?;
+    let Some(scenes) = evaluated.scenes else {
+        return Ok(None);
+    };
+    for line in scenes.categories.iter().filter(|line| line.split == Split::All) {
+        run.scores.insert(line.category.name().to_owned(), score(&line.score));
+    }
+    run.quartiles = scenes.quartiles.iter().map(|line| score(&line.score)).collect();
+    let beside = path.parent().unwrap_or(Path::new(""));
+    // Some of each category: they follow each other.
+    let stride = scenes.pictures.len().div_ceil(PICTURES).max(1);
+    for picture in scenes.pictures.iter().step_by(stride) {
+        let file = beside.join(&picture.file);
+        let right = picture.right.iter().filter(|right| **right).count();
+        run.pictures.push(Picture {
+            png: fs::read(&file).with_context(|| format!("reading {}", file.display()))?,
+            prompt: picture.prompt.clone(),
+            verdict: format!("{right} of {} hold", picture.right.len()),
+            right: Some(right == picture.right.len()),
+        });
+    }
+    Ok(Some(scenes.counts))
+}
+
+fn score(score: &lidit_scaling::scenes::Score) -> Score {
+    Score {
+        mean: score.mean,
+        low: score.low,
+        high: score.high,
+        n: score.n as u64,
+        chance: Some(score.chance),
+    }
+}
+
+fn status_of(stage: Stage) -> RunStatus {
+    match stage {
+        Stage::Waiting => RunStatus::Planned,
+        Stage::Training => RunStatus::Unfinished,
+        Stage::Failed => RunStatus::Failed,
+        Stage::Trained | Stage::Done => RunStatus::Finished,
+    }
+}
+
+/// Logged losses, averaged over as many as it takes to show few.
+fn curve(steps: &[StepRecord]) -> Vec<CurveSample> {
+    let together = steps.len().div_ceil(CURVE).max(1);
+    let chunks = steps.chunks(together).filter_map(|chunk| {
+        let losses: Vec<f64> = chunk
+            .iter()
+            .map(|step| step.loss)
+            .filter(|loss| loss.is_finite())
+            .collect();
+        let last = chunk.last()?;
+        (!losses.is_empty()).then(|| CurveSample {
+            c: last.flops,
+            loss: losses.iter().sum::<f64>() / losses.len() as f64,
+        })
+    });
+    chunks.collect()
+}
+
+/// A config's values by their dotted keys.
+fn flat(config: &RunConfig) -> Result<BTreeMap<String, String>> {
+    let table: toml::Table = config.to_toml()?.parse().context("a resolved config")?;
+    let mut flat = BTreeMap::new();
+    flatten("", &toml::Value::Table(table), &mut flat);
+    Ok(flat)
+}
+
+fn flatten(key: &str, value: &toml::Value, flat: &mut BTreeMap<String, String>) {
+    let inner = |name: &str| {
+        if key.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{key}.{name}")
+        }
+    };
+    match value {
+        toml::Value::Table(table) => table
+            .iter()
+            .for_each(|(name, value)| flatten(&inner(name), value, flat)),
+        toml::Value::Array(items) if items.iter().any(toml::Value::is_table) => {
+            for (i, value) in items.iter().enumerate() {
+                flatten(&inner(&i.to_string()), value, flat);
+            }
+        }
+        toml::Value::String(text) => {
+            flat.insert(key.to_owned(), text.clone());
+        }
+        value => {
+            flat.insert(key.to_owned(), value.to_string());
+        }
+    }
+}
