@@ -117,9 +117,17 @@ impl Grid {
         })
     }
 
-    /// The point of this number or name.
+    /// The numbers of all points.
     pub fn planned(&self) -> Vec<PlannedPoint> {
         self.points.iter().map(|point| point.planned.clone()).collect()
+    }
+}
+
+impl SharedFeatures {
+    /// What their config, log and lock are called.
+    pub fn name(&self) -> String {
+        let key = self.folder.file_name().unwrap_or_default();
+        format!("features-{}", key.to_string_lossy())
     }
 }
 
