@@ -54,13 +54,14 @@ impl Axis {
         }
     }
 
-    /// An axis of shares, from 0 to 1.
-    pub fn share(label: impl Into<String>) -> Self {
+    /// An axis of shares, from 0 to the fifth above the largest.
+    pub fn share(label: impl Into<String>, shares: impl IntoIterator<Item = f64>) -> Self {
+        let largest = shares.into_iter().filter(|share| share.is_finite()).fold(0.0, f64::max);
         Self {
             label: label.into(),
             scale: Scale::Linear,
             low: 0.0,
-            high: 1.0,
+            high: ((largest * 5.0).ceil() / 5.0).clamp(0.2, 1.0),
         }
     }
 
@@ -135,7 +136,7 @@ impl Axis {
         if let Some(ticks) = dense.into_iter().find(|ticks| ticks.len() <= most) {
             return ticks;
         }
-        (1..)
+        (1..=last - first + 1)
             .map(|every| inside(&[1.0], every))
             .find(|ticks| ticks.len() <= most.max(1))
             .unwrap_or_default()

@@ -109,7 +109,7 @@ pub enum Size {
 impl Size {
     fn pixels(self) -> (f64, f64) {
         match self {
-            Self::Wide => (860.0, 420.0),
+            Self::Wide => (1080.0, 460.0),
             Self::Narrow => (380.0, 320.0),
             Self::Panel => (340.0, 220.0),
         }
@@ -143,9 +143,6 @@ impl Chart {
             .iter()
             .map(|(_, name)| words_width(name, font))
             .fold(0.0, f64::max);
-        let rows = self.legend_rows(width, font);
-        let height = plot_height + rows.len() as f64 * LEGEND_ROW;
-        let mut drawing = Drawing::new(&self.title, width, height);
         let area = Area {
             left: font * 1.6 + widest + GAP,
             right: width - GAP * 2.0,
@@ -153,6 +150,14 @@ impl Chart {
             bottom: plot_height - font * 3.2,
             font,
         };
+        // Panels share the legend above them.
+        let rows = if size == Size::Panel {
+            Vec::new()
+        } else {
+            self.legend_rows(&area)
+        };
+        let height = plot_height + rows.len() as f64 * LEGEND_ROW;
+        let mut drawing = Drawing::new(&self.title, width, height);
         self.draw_axes(&mut drawing, &area, &y_ticks);
         for mark in &self.marks {
             self.draw_mark(&mut drawing, &area, mark);
@@ -233,9 +238,10 @@ impl Chart {
                 stroke,
                 mark,
             } => {
-                let points = self.placed(area, points);
+                // What lies outside is cut off, not drawn along the edge.
+                let points = points.iter().filter_map(|at| area.inside(&self.x, &self.y, *at));
                 let shape = Shape::Line {
-                    points,
+                    points: points.collect(),
                     ink: *ink,
                     width: *width,
                     stroke: *stroke,
@@ -327,16 +333,15 @@ impl Chart {
     }
 
     /// Entries in rows that fit, each with its left end.
-    fn legend_rows(&self, width: f64, font: f64) -> Vec<Vec<(f64, &LegendEntry)>> {
+    fn legend_rows(&self, area: &Area) -> Vec<Vec<(f64, &LegendEntry)>> {
         let mut rows: Vec<Vec<(f64, &LegendEntry)>> = Vec::new();
-        let left = GAP * 4.0;
-        let mut at = left;
+        let mut at = area.left;
         for entry in &self.legend {
-            let room = words_width(&entry.label, font) + 22.0 + GAP * 1.5;
+            let room = words_width(&entry.label, area.font) + 22.0 + GAP * 1.5;
             match rows.last_mut() {
-                Some(row) if at + room <= width => row.push((at, entry)),
+                Some(row) if at + room <= area.right + GAP => row.push((at, entry)),
                 _ => {
-                    at = left;
+                    at = area.left;
                     rows.push(vec![(at, entry)]);
                 }
             }

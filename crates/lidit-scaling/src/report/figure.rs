@@ -9,6 +9,8 @@ pub struct Figure {
     pub id: &'static str,
     /// Its heading.
     pub heading: &'static str,
+    /// Its name among the page's links.
+    pub link: &'static str,
     /// What to see in it.
     pub note: String,
     /// Plots with their own names; one without a name fills the width.

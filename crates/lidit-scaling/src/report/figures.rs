@@ -2,6 +2,7 @@
 
 mod heat_map;
 mod loss_compute;
+mod loss_group;
 mod loss_size;
 mod quartiles;
 mod scores;
@@ -18,6 +19,7 @@ impl Report {
     pub fn figures(&self) -> Vec<Figure> {
         [
             loss_compute::figure(self),
+            loss_group::figure(self),
             loss_size::figure(self),
             heat_map::figure(self),
             scores::figure(self),
@@ -30,9 +32,19 @@ impl Report {
     }
 }
 
+/// Sizes or costs that differ by less are of variants of one network.
+const LEAST_RATIO: f64 = 1.5;
+
+/// The largest over the smallest; 1 of none.
+fn ratio(values: impl Iterator<Item = f64>) -> f64 {
+    let (low, high) = values.fold((f64::INFINITY, 0.0), |(low, high): (f64, f64), value| {
+        (low.min(value), high.max(value))
+    });
+    if high > 0.0 { high / low } else { 1.0 }
+}
+
 /// A run, as its marks name it.
 fn mark_of(place: usize, run: &ReportRun) -> Mark {
-    let mut tip = run.name.clone();
     let sizes = [
         ("N", run.n.map(count)),
         ("D", run.d.map(count)),
@@ -42,20 +54,23 @@ fn mark_of(place: usize, run: &ReportRun) -> Mark {
         .into_iter()
         .filter_map(|(name, value)| Some(format!("{name} {}", value?)))
         .collect();
-    if !sizes.is_empty() {
-        tip += &format!("\n{}", sizes.join(" · "));
+    let measured = run.loss.map(|value| {
+        let error = run.se.map(|se| format!(" ± {}", loss(1.96 * se))).unwrap_or_default();
+        format!("loss {}{error}", loss(value))
+    });
+    let lines = [Some(run.name.clone()), Some(sizes.join(" · ")), measured];
+    let lines: Vec<String> = lines.into_iter().flatten().filter(|line| !line.is_empty()).collect();
+    Mark {
+        runs: vec![place],
+        tip: lines.join("\n"),
     }
-    if let Some(value) = run.loss {
-        tip += &format!("\nloss {}", loss(value));
-        if let Some(se) = run.se {
-            tip += &format!(" ± {}", loss(1.96 * se));
-        }
-    }
-    Mark { runs: vec![place], tip }
 }
 
-/// Runs with a size, data, compute and loss: `(place, n, d, c, loss)`.
-fn measured(report: &Report) -> Vec<(usize, f64, f64, f64, f64)> {
+/// `(place, n, d, c, loss)`.
+type Measured = (usize, f64, f64, f64, f64);
+
+/// Runs with a size, data, compute and loss.
+fn measured(report: &Report) -> Vec<Measured> {
     report
         .runs
         .iter()
@@ -63,6 +78,14 @@ fn measured(report: &Report) -> Vec<(usize, f64, f64, f64, f64)> {
         .filter_map(|(place, run)| Some((place, run.n?, run.d?, run.c?, run.loss?)))
         .filter(|(_, n, d, c, loss)| [n, d, c, loss].iter().all(|value| value.is_finite() && **value > 0.0))
         .collect()
+}
+
+/// Losses and the ends of their error bars.
+fn with_errors(report: &Report, runs: &[Measured]) -> impl Iterator<Item = f64> {
+    runs.iter().flat_map(|run| {
+        let (low, high) = error_bar(&report.runs[run.0]).unwrap_or((run.4, run.4));
+        [low, high]
+    })
 }
 
 fn error_bar(run: &ReportRun) -> Option<(f64, f64)> {

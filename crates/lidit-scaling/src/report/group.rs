@@ -2,6 +2,12 @@
 
 use super::run::{ReportRun, Score};
 
+/// How intervals of means come about.
+pub const MEAN_NOTE: &str = "Bars are 95 % intervals: of three seeds or more by Student's t over the seeds, of fewer by the \
+                             judged facts or the measured loss alone, without what another seed would change.";
+/// Seeds whose spread says something: of two, Student's t has the factor 12.7.
+const ENOUGH_SEEDS: usize = 3;
+
 /// The axis that a group's runs may differ on.
 const SEED: &str = "seed";
 
@@ -18,7 +24,7 @@ pub struct Group {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Mean {
     /// The mean.
-    pub mean: f64,
+    pub value: f64,
     /// Ends of its 95 % interval, where known.
     pub ends: Option<(f64, f64)>,
     /// Runs that have the number.
@@ -51,11 +57,13 @@ impl Group {
         groups
     }
 
-    /// The mean loss: over several seeds its error comes from their spread, of one run from its own standard error.
+    /// The mean loss.
     pub fn loss(&self, runs: &[ReportRun]) -> Option<Mean> {
-        let losses: Vec<f64> = self.runs.iter().filter_map(|run| runs[*run].loss).collect();
-        let own = self.runs.iter().find_map(|run| runs[*run].se);
-        mean_of(&losses, own.map(|se| 1.96 * se))
+        let losses = self
+            .runs
+            .iter()
+            .filter_map(|run| Some((runs[*run].loss?, runs[*run].se.map(|se| 1.96 * se))));
+        mean_of(&losses.collect::<Vec<_>>())
     }
 
     /// The mean score in a category, of all its facts.
@@ -90,35 +98,36 @@ pub fn varying_axes(runs: &[ReportRun]) -> Vec<String> {
         .collect()
 }
 
-/// Several seeds tell their own spread, which holds the judge's chance as well; one seed has its score's interval.
 fn mean_score(scores: &[&Score]) -> Option<Mean> {
+    let values: Vec<_> = scores
+        .iter()
+        .map(|score| (score.mean, Some((score.high - score.low) / 2.0)))
+        .collect();
+    let mut mean = mean_of(&values)?;
     if let [single] = scores {
-        return Some(Mean {
-            mean: single.mean,
-            ends: Some((single.low, single.high)),
-            runs: 1,
-        });
+        // An interval of a share need not be symmetric.
+        mean.ends = Some((single.low, single.high));
     }
-    let means: Vec<f64> = scores.iter().map(|score| score.mean).collect();
-    let mut mean = mean_of(&means, None)?;
     mean.ends = mean.ends.map(|(low, high)| (low.max(0.0), high.min(1.0)));
     Some(mean)
 }
 
-fn mean_of(values: &[f64], single_half: Option<f64>) -> Option<Mean> {
+/// The mean of values with half their own intervals.
+fn mean_of(values: &[(f64, Option<f64>)]) -> Option<Mean> {
     let count = values.len();
     if count == 0 {
         return None;
     }
-    let mean = values.iter().sum::<f64>() / count as f64;
-    let half = if count > 1 {
-        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    let mean = values.iter().map(|value| value.0).sum::<f64>() / count as f64;
+    let half = if count >= ENOUGH_SEEDS {
+        let squares: f64 = values.iter().map(|value| (value.0 - mean).powi(2)).sum();
         Some(student(count - 1) * (squares / (count - 1) as f64 / count as f64).sqrt())
     } else {
-        single_half
+        let squares: Option<f64> = values.iter().map(|value| value.1.map(|half| half * half)).sum();
+        squares.map(|squares| squares.sqrt() / count as f64)
     };
     Some(Mean {
-        mean,
+        value: mean,
         ends: half.map(|half| (mean - half, mean + half)),
         runs: count,
     })
@@ -158,7 +167,18 @@ mod tests {
         let mean = groups[0].loss(&runs).unwrap();
         assert_eq!(mean.runs, 3);
         let half = 4.303 / 3f64.sqrt();
-        assert!((mean.mean - 2.0).abs() < 1e-12 && (mean.ends.unwrap().1 - 2.0 - half).abs() < 1e-9);
+        assert!((mean.value - 2.0).abs() < 1e-12 && (mean.ends.unwrap().1 - 2.0 - half).abs() < 1e-9);
         assert_eq!(groups[1].loss(&runs).unwrap().ends, None);
+    }
+
+    #[test]
+    fn two_seeds_have_the_interval_of_their_measurements() {
+        let mut runs = [run("pico", "0", 1.0), run("pico", "1", 3.0)];
+        for run in &mut runs {
+            run.se = Some(1.0);
+        }
+        let mean = Group::of(&runs)[0].loss(&runs).unwrap();
+        let (low, high) = mean.ends.unwrap();
+        assert!((mean.value - 2.0).abs() < 1e-12 && (high - low - 2.0 * 1.96 / 2f64.sqrt()).abs() < 1e-9);
     }
 }

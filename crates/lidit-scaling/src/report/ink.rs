@@ -85,6 +85,15 @@ impl Ink {
         }
     }
 
+    /// Around a dot of this colour: the ends of the heat map need a rim to be seen on black or white.
+    pub fn rim(self) -> Self {
+        if matches!(self, Self::Heat(_)) {
+            Self::Muted
+        } else {
+            Self::Paper
+        }
+    }
+
     /// As `#rrggbb`.
     pub fn hex(self) -> String {
         let [red, green, blue] = self.light();

@@ -6,36 +6,40 @@ use crate::law::{Fit, Interval, IsoFlop, JointFit, LeaveOut};
 
 /// The law's section as HTML.
 pub fn law_section(fit: &Fit) -> String {
-    let mut out = String::from("<section id=\"law\">\n<h2>The law</h2>\n");
-    out += &format!(
-        "<p>Fitted to {} points of {} runs{}. Training costs C = {} N D FLOPs here ({} to {}).</p>\n",
+    let left = match fit.left_out.len() {
+        0 => String::new(),
+        count => format!(", {count} left out"),
+    };
+    let intro = format!(
+        "<section id=\"law\">\n<h2>The law</h2>\n<p>Fitted to {} points of {} runs{left}. Training costs C = {} N D FLOPs here \
+         ({} to {}).</p>\n",
         fit.points_used,
         fit.runs_used,
-        match fit.left_out.len() {
-            0 => String::new(),
-            count => format!(", {count} left out"),
-        },
         digits(fit.cost.k),
         digits(fit.cost.k_low),
         digits(fit.cost.k_high)
     );
-    out += &warnings(fit);
-    out += "<div class=\"columns\">\n";
-    if let Some(joint) = &fit.joint {
-        out += &joint_table(joint);
-    }
-    if let Some(isoflop) = &fit.isoflop {
-        out += &isoflop_table(isoflop);
-    }
-    for left in &fit.leave_largest_out {
-        out += &leave_out_table(left);
-    }
-    out += "</div>\n";
-    for problem in &fit.not_fitted {
-        out += &format!("<p class=\"small\">Not fitted: {}.</p>\n", escaped(problem));
-    }
-    out += &left_out(fit);
-    out + "</section>\n"
+    let joint = fit.joint.as_ref().map(joint_table);
+    let isoflop = fit.isoflop.as_ref().map(isoflop_table);
+    let tables: Vec<String> = joint
+        .into_iter()
+        .chain(isoflop)
+        .chain(fit.leave_largest_out.iter().map(leave_out_table))
+        .collect();
+    let problems: Vec<String> = fit
+        .not_fitted
+        .iter()
+        .map(|problem| format!("<p class=\"small\">Not fitted: {}.</p>\n", escaped(problem)))
+        .collect();
+    [
+        intro,
+        warnings(fit),
+        format!("<div class=\"columns\">\n{}</div>\n", tables.concat()),
+        problems.concat(),
+        left_out(fit),
+        "</section>\n".to_owned(),
+    ]
+    .concat()
 }
 
 fn warnings(fit: &Fit) -> String {
@@ -46,7 +50,8 @@ fn warnings(fit: &Fit) -> String {
         .warnings
         .iter()
         .map(|warning| format!("<li>{}</li>\n", escaped(&sentence(&warning.text))))
-        .collect();
+        .collect::<Vec<String>>()
+        .concat();
     format!("<div class=\"warnings\" role=\"note\"><h3>Read with care</h3>\n<ul>\n{items}</ul></div>\n")
 }
 
@@ -92,10 +97,11 @@ fn joint_table(fit: &JointFit) -> String {
                 interval(band, digits)
             )
         })
-        .collect();
+        .collect::<Vec<String>>()
+.concat();
     format!(
         "<div><h3>L(N, D) = E + A / N<sup>a</sup> + B / D<sup>b</sup></h3>\n<div class=\"scroll\"><table><thead><tr><th \
-         scope=\"col\"></th><th scope=\"col\">value</th><th scope=\"col\">95 %</th><th scope=\"col\">meaning</th></tr></thead>\n\
+         scope=\"col\"></th><th scope=\"col\" class=\"number\">value</th><th scope=\"col\" class=\"number\">95 %</th><th scope=\"col\">meaning</th></tr></thead>\n\
          <tbody>{rows}</tbody></table></div>\n<p class=\"small\">The points scatter by {} % around it.</p></div>\n",
         digits(fit.residual_percent)
     )
@@ -129,7 +135,8 @@ fn isoflop_table(fit: &IsoFlop) -> String {
         .left_out
         .iter()
         .map(|text| format!("<li class=\"small\">left out: {}</li>\n", escaped(text)))
-        .collect();
+        .collect::<Vec<String>>()
+        .concat();
     format!(
         "<div><h3>Best size at equal compute</h3>\n{}<ul class=\"plain\">{}{}{}{left_out}</ul></div>\n",
         table(&["C", "points", "best N", "95 %", "best D", "loss"], &budgets),
@@ -152,8 +159,8 @@ fn leave_out_table(left: &LeaveOut) -> String {
         .iter()
         .map(|point| {
             let verdict = match point.inside {
-                Some(true) => "inside",
-                Some(false) => "missed",
+                Some(true) => "✓ inside",
+                Some(false) => "✗ missed",
                 None => "",
             };
             let cells = [
@@ -167,7 +174,8 @@ fn leave_out_table(left: &LeaveOut) -> String {
             ];
             number_row(&cells)
         })
-        .collect();
+        .collect::<Vec<String>>()
+        .concat();
     let inside = left.held_out.iter().filter(|point| point.inside == Some(true)).count();
     let share = inside as f64 / left.held_out.len().max(1) as f64;
     format!(
@@ -186,7 +194,8 @@ fn left_out(fit: &Fit) -> String {
         .left_out
         .iter()
         .map(|run| format!("<li>{}: {}</li>\n", escaped(&run.name), escaped(&run.reason)))
-        .collect();
+        .collect::<Vec<String>>()
+        .concat();
     let count = fit.left_out.len();
     format!("<details><summary>{count} runs are not in the law</summary><ul>{items}</ul></details>\n")
 }
@@ -195,7 +204,8 @@ fn table(header: &[&str], rows: &str) -> String {
     let header: String = header
         .iter()
         .map(|name| format!("<th scope=\"col\" class=\"number\">{name}</th>"))
-        .collect();
+        .collect::<Vec<String>>()
+        .concat();
     format!("<div class=\"scroll\"><table><thead><tr>{header}</tr></thead>\n<tbody>{rows}</tbody></table></div>\n")
 }
 
@@ -203,7 +213,8 @@ fn number_row(cells: &[String]) -> String {
     let cells: String = cells
         .iter()
         .map(|cell| format!("<td class=\"number\">{cell}</td>"))
-        .collect();
+        .collect::<Vec<String>>()
+        .concat();
     format!("<tr>{cells}</tr>\n")
 }
 

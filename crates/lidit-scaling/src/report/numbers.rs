@@ -34,10 +34,10 @@ pub fn digits(value: f64) -> String {
         return "–".to_owned();
     }
     let magnitude = value.abs();
-    let places = if magnitude >= 99.95 || magnitude < 1e-12 {
-        0
-    } else {
+    let places = if (1e-12..99.95).contains(&magnitude) {
         (2 - magnitude.log10().floor() as i32).clamp(0, 6) as usize
+    } else {
+        0
     };
     let text = format!("{value:.places$}");
     if text.contains('.') {
@@ -70,12 +70,23 @@ pub fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
 }
 
-/// Hours or minutes.
+/// An amount of money.
+pub fn money(value: f64) -> String {
+    if value > 0.0 && value < 0.01 {
+        "< 0.01".to_owned()
+    } else {
+        digits(value)
+    }
+}
+
+/// Hours, minutes or seconds.
 pub fn hours(hours: f64) -> String {
     if hours >= 0.995 {
         format!("{} h", digits(hours))
-    } else {
+    } else if hours * 60.0 >= 0.995 {
         format!("{} min", digits(hours * 60.0))
+    } else {
+        format!("{} s", digits(hours * 3600.0))
     }
 }
 
@@ -113,6 +124,7 @@ mod tests {
             ["10¹⁸", "3.2×10¹⁸", "10¹⁸", "10⁻³"]
         );
         assert_eq!([0.25, 0.5, 100.0].map(|step| short(step, step)), ["0.25", "0.5", "100"]);
-        assert_eq!([0.5, 2.0].map(hours), ["30 min", "2 h"]);
+        assert_eq!([0.001, 0.5, 2.0].map(hours), ["3.6 s", "30 min", "2 h"]);
+        assert_eq!([0.0, 0.004, 17.456].map(money), ["0", "< 0.01", "17.5"]);
     }
 }

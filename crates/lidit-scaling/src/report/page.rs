@@ -60,7 +60,8 @@ fn links(figures: &[Figure], sections: &[(&str, &str, bool)]) -> String {
     };
     let plots: String = figures
         .iter()
-        .map(|figure| format!("<a href=\"#{}\">{}</a>\n", figure.id, figure.heading))
-        .collect();
+        .map(|figure| format!("<a href=\"#{}\">{}</a>\n", figure.id, figure.link))
+        .collect::<Vec<String>>()
+        .concat();
     of(law) + &plots + &of(rest)
 }

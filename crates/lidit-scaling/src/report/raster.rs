@@ -64,7 +64,7 @@ impl Canvas {
             Shape::Dot { at, radius, ink, fill } => {
                 if let Some(path) = PathBuilder::from_circle(at.0 as f32, at.1 as f32, *radius as f32) {
                     let (inside, edge, width) = match fill {
-                        Fill::Full => (*ink, Ink::Paper, 1.0),
+                        Fill::Full => (*ink, ink.rim(), 1.0),
                         Fill::Hollow => (Ink::Paper, *ink, 2.0),
                     };
                     self.fill(&path, inside, 1.0, scaled());

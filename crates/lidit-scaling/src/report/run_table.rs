@@ -7,7 +7,7 @@ use super::Report;
 use super::error::ReportError;
 use super::escape::escaped;
 use super::group::varying_axes;
-use super::numbers::{count, digits, hours, loss, percent, power};
+use super::numbers::{count, hours, loss, money, percent, power};
 use super::run::ReportRun;
 
 /// A column of the page's table. A column that no run has a value in is not shown.
@@ -37,7 +37,8 @@ impl Report {
                     escaped(&column.name)
                 )
             })
-            .collect();
+            .collect::<Vec<String>>()
+            .concat();
         let rows: String = (0..self.runs.len())
             .map(|run| {
                 let cells: String = columns
@@ -53,10 +54,12 @@ impl Report {
                         }
                         None => format!("<td{}>–</td>", class(column)),
                     })
-                    .collect();
+                    .collect::<Vec<String>>()
+                    .concat();
                 format!("<tr data-run=\"{run}\" tabindex=\"0\">{cells}</tr>\n")
             })
-            .collect();
+            .collect::<Vec<String>>()
+            .concat();
         format!(
             "<div class=\"scroll tall\"><table id=\"run-table\"><thead><tr>{header}</tr></thead>\n<tbody>{rows}</tbody></table></div>\n"
         )
@@ -94,7 +97,7 @@ impl Report {
         columns.push(self.number("device time", "devices times wall time", ReportRun::device_hours, hours));
         columns.push(self.number("goodput", "useful step time over wall time", |run| run.goodput, percent));
         let cost = format!("cost, {}", self.currency);
-        columns.push(self.number(&cost, "at the given rate", |run| run.cost, digits));
+        columns.push(self.number(&cost, "at the given rate", |run| run.cost, money));
         columns
     }
 

@@ -294,7 +294,7 @@ fn figures_are_those_that_the_runs_have_numbers_for() {
     assert_eq!(names(&budgets()), whole);
     assert_eq!(
         names(&many()),
-        ["loss-compute", "scores", "position-quartiles", "training"]
+        ["loss-group", "scores", "position-quartiles", "training"]
     );
     assert!(names(&Report::default()).is_empty());
     assert!(names(&report("planned", None, vec![ReportRun::default()])).is_empty());

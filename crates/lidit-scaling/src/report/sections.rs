@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use super::Report;
-use super::chart::Size;
+use super::chart::{Chart, LegendKey, Size};
 use super::escape::escaped;
 use super::figure::Figure;
-use super::group::{Group, Mean, varying_axes};
+use super::group::{Group, MEAN_NOTE, Mean, varying_axes};
 use super::numbers::{loss, percent};
-use super::svg::Place;
+use super::svg::{Place, colour};
 
 impl Report {
     /// What the runs can be filtered by.
@@ -41,8 +41,9 @@ impl Report {
             .into_iter()
             .chain(categories.iter().map(|category| category.as_str()));
         let header: String = names
-            .map(|name| format!("<th scope=\"col\">{}</th>", escaped(name)))
-            .collect();
+            .map(|name| format!("<th scope=\"col\" class=\"number\">{}</th>", escaped(name)))
+            .collect::<Vec<String>>()
+            .concat();
         let rows: String = groups
             .iter()
             .map(|group| {
@@ -55,17 +56,18 @@ impl Report {
                 let cells: String = cells
                     .into_iter()
                     .map(|cell| format!("<td class=\"number\">{cell}</td>"))
-                    .collect();
+                    .collect::<Vec<String>>()
+                    .concat();
                 format!(
                     "<tr><th scope=\"row\">{}</th><td class=\"number\">{}</td>{cells}</tr>\n",
                     escaped(&group.label),
                     group.runs.len()
                 )
             })
-            .collect();
+            .collect::<Vec<String>>()
+            .concat();
         format!(
-            "<section id=\"groups\">\n<h2>Means over seeds</h2>\n<p>With half the 95 % interval of the mean (Student's t over \
-             seeds).</p>\n<div class=\"scroll tall\"><table><thead><tr>{header}</tr></thead>\n<tbody>{rows}</tbody></table></div>\n\
+            "<section id=\"groups\">\n<h2>Means over seeds</h2>\n<p>{MEAN_NOTE}</p>\n<div class=\"scroll tall\"><table><thead><tr>{header}</tr></thead>\n<tbody>{rows}</tbody></table></div>\n\
              </section>\n"
         )
     }
@@ -98,7 +100,8 @@ impl Report {
             .enumerate()
             .filter(|(_, run)| !run.config.is_empty())
             .map(|(i, run)| format!("<option value=\"{i}\">{}</option>", escaped(&run.name)))
-            .collect();
+            .collect::<Vec<String>>()
+            .concat();
         format!(
             "<section id=\"configs\">\n<h2>Configs</h2>\n<div class=\"controls\"><label>compare <select id=\"left\">{runs}</select>\
              </label> <label>with <select id=\"right\"><option value=\"common\">the sweep's most common values</option>{runs}\
@@ -127,9 +130,19 @@ pub fn figure_section(figure: &Figure) -> String {
                 format!("<figure class=\"wide\">{wide}</figure>\n<figure class=\"narrow\">{narrow}</figure>\n")
             }
         })
-        .collect();
+        .collect::<Vec<String>>()
+        .concat();
+    let legend = if several {
+        figure
+            .charts
+            .first()
+            .map(|(_, chart)| legend(chart))
+            .unwrap_or_default()
+    } else {
+        String::new()
+    };
     format!(
-        "<section id=\"{}\" class=\"plot\">\n<h2>{}</h2>\n<p>{}</p>\n<div class=\"{}\">\n{charts}</div>\n</section>\n",
+        "<section id=\"{}\" class=\"plot\">\n<h2>{}</h2>\n<p>{}</p>\n{legend}<div class=\"{}\">\n{charts}</div>\n</section>\n",
         figure.id,
         figure.heading,
         escaped(&figure.note),
@@ -137,10 +150,33 @@ pub fn figure_section(figure: &Figure) -> String {
     )
 }
 
+/// One legend for all panels.
+fn legend(chart: &Chart) -> String {
+    let entries: String = chart
+        .legend
+        .iter()
+        .map(|entry| {
+            let ink = colour(entry.ink, Place::Page);
+            let line = if entry.key == LegendKey::Dashed {
+                " class=\"line\""
+            } else {
+                ""
+            };
+            format!(
+                "<li><i{line} style=\"background:{ink};border-color:{ink}\"></i>{}</li>\n",
+                escaped(&entry.label)
+            )
+        })
+        .collect::<Vec<String>>()
+        .concat();
+    format!("<ul class=\"legend\">\n{entries}</ul>\n")
+}
+
 fn select<'a>(name: &str, kind: &str, key: &str, values: impl Iterator<Item = &'a str>) -> String {
     let options: String = values
         .map(|value| format!("<option>{}</option>", escaped(value)))
-        .collect();
+        .collect::<Vec<String>>()
+        .concat();
     format!(
         "<label>{} <select data-{kind}=\"{}\"><option value=\"\">all</option>{options}</select></label>\n",
         escaped(name),
@@ -154,10 +190,10 @@ fn mean_cell(mean: Option<Mean>, name: impl Fn(f64) -> String) -> String {
         |mean| match mean.ends {
             Some((low, high)) => format!(
                 "{} <span class=\"small\">± {}</span>",
-                name(mean.mean),
+                name(mean.value),
                 name((high - low) / 2.0)
             ),
-            None => name(mean.mean),
+            None => name(mean.value),
         },
     )
 }

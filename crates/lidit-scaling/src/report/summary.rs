@@ -2,7 +2,7 @@
 
 use super::Report;
 use super::escape::escaped;
-use super::numbers::{digits, hours, loss, percent, power};
+use super::numbers::{hours, loss, money, percent, power};
 use super::run::{ReportRun, RunStatus};
 
 /// One number with its name and what it means.
@@ -34,12 +34,14 @@ impl Report {
                     escaped(&note)
                 )
             })
-            .collect();
+            .collect::<Vec<String>>()
+            .concat();
         let notes: String = self
             .notes
             .iter()
             .map(|note| format!("<p class=\"note\">{}</p>\n", escaped(note)))
-            .collect();
+            .collect::<Vec<String>>()
+            .concat();
         format!(
             "<section id=\"summary\" aria-label=\"Summary\">\n<dl class=\"tiles\">\n{tiles}</dl>\n{notes}</section>\n"
         )
@@ -84,10 +86,9 @@ impl Report {
 
     fn compute(&self) -> Option<Tile> {
         let model = self.total(|run| run.c)?;
-        let mut note = format!("model {}", power(model));
-        if let Some(encoder) = self.total(|run| run.c_encoder) {
-            note += &format!(", encoders {}", power(encoder));
-        }
+        let encoder = self.total(|run| run.c_encoder).map(power);
+        let encoder = encoder.map_or_else(String::new, |encoder| format!(", encoders {encoder}"));
+        let note = format!("model {}{encoder}", power(model));
         Some(Tile {
             name: "FLOPs, total",
             value: power(self.total(|run| run.c_total.or(run.c))?),
@@ -106,7 +107,7 @@ impl Report {
     fn money(&self) -> Option<Tile> {
         Some(Tile {
             name: "Cost",
-            value: format!("{} {}", digits(self.total(|run| run.cost)?), self.currency),
+            value: format!("{} {}", money(self.total(|run| run.cost)?), self.currency),
             note: "at the given rate".to_owned(),
         })
     }

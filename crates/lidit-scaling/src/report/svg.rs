@@ -87,10 +87,11 @@ fn write_shape(out: &mut String, shape: &Shape, place: Place) {
             colour(*ink, place)
         ),
         Shape::Dot { at, radius, ink, fill } => {
+            let rim = colour(ink.rim(), place);
             let ink = colour(*ink, place);
             let paper = colour(Ink::Paper, place);
             let (inside, edge) = match fill {
-                Fill::Full => (&ink, &paper),
+                Fill::Full => (&ink, &rim),
                 Fill::Hollow => (&paper, &ink),
             };
             let edge_width = if *fill == Fill::Full { 1.0 } else { 2.0 };
@@ -132,7 +133,8 @@ fn corners(points: &[(f64, f64)]) -> String {
     out
 }
 
-fn colour(ink: Ink, place: Place) -> String {
+/// A colour as CSS.
+pub fn colour(ink: Ink, place: Place) -> String {
     match (place, ink.variable()) {
         (Place::Page, Some(variable)) => format!("var({variable})"),
         _ => ink.hex(),

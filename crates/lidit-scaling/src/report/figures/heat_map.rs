@@ -8,13 +8,11 @@ use super::super::figure::Figure;
 use super::super::ink::Ink;
 use super::super::numbers::{count, digits};
 use super::super::shade::Shades;
-use super::{mark_of, measured};
+use super::{Measured, mark_of, measured};
 
 /// Cells of which at least this share is filled are a grid.
 const FILLED: f64 = 0.5;
 const MOST_NAMES: usize = 24;
-
-type Measured = (usize, f64, f64, f64, f64);
 
 pub fn figure(report: &Report) -> Option<Figure> {
     let runs = measured(report);
@@ -67,6 +65,7 @@ pub fn figure(report: &Report) -> Option<Figure> {
     });
     Some(Figure {
         id: "heat-map",
+        link: "Size and data",
         heading: "Size and data",
         note: "Validation loss of every size on every amount of data; bright is better.".to_owned(),
         charts: vec![(
@@ -99,7 +98,7 @@ fn cells(report: &Report, runs: &[Measured], sizes: &Shades, tokens: &Shades) ->
                 *count += 1;
                 cell.loss += (loss - cell.loss) / *count as f64;
                 cell.mark.runs.push(*place);
-                cell.mark.tip += &format!("\n{}", mark.tip);
+                cell.mark.tip = [&cell.mark.tip, "\n", &mark.tip].concat();
             }
             None => cells.push((Cell { at, loss: *loss, mark }, 1)),
         }

@@ -5,14 +5,20 @@ use super::super::axis::{Axis, Scale};
 use super::super::chart::{Chart, ChartMark, LegendEntry, LegendKey};
 use super::super::drawing::{Fill, Stroke};
 use super::super::figure::Figure;
+use super::super::group::Group;
 use super::super::ink::Ink;
 use super::super::numbers::count;
 use super::super::shade::Shades;
-use super::{error_bar, mark_of, measured};
+use super::{LEAST_RATIO, error_bar, mark_of, measured, ratio, with_errors};
+
+/// Runs of one size that are joined.
+const LEAST_CURVE: usize = 3;
 
 pub fn figure(report: &Report) -> Option<Figure> {
     let runs = measured(report);
-    if runs.is_empty() {
+    let groups = Group::of(&report.runs).len();
+    // One cost for all: `loss_group` shows more.
+    if runs.is_empty() || groups > 1 && ratio(runs.iter().map(|run| run.3)) < LEAST_RATIO {
         return None;
     }
     let sizes = Shades::of(runs.iter().map(|run| run.1));
@@ -26,6 +32,10 @@ pub fn figure(report: &Report) -> Option<Figure> {
             .filter(|run| sizes.index(run.1) == i)
             .map(|run| (run.3, run.4))
             .collect();
+        // Sizes that happen to be alike in two budgets are no curve.
+        if line.len() < LEAST_CURVE {
+            continue;
+        }
         line.sort_by(|a, b| a.0.total_cmp(&b.0));
         marks.push(ChartMark::Line {
             points: line,
@@ -46,7 +56,7 @@ pub fn figure(report: &Report) -> Option<Figure> {
     }
     let curve = report.fit.iter().flat_map(|fit| &fit.curve);
     let compute = runs.iter().map(|run| run.3).chain(curve.clone().map(|point| point.c));
-    let losses = runs.iter().map(|run| run.4).chain(curve.map(|point| point.loss));
+    let losses = with_errors(report, &runs).chain(curve.map(|point| point.loss));
     let chart = Chart {
         title: "Validation loss against training compute".to_owned(),
         x: Axis::around("training compute C, FLOPs", Scale::LogPower, compute),
@@ -56,10 +66,17 @@ pub fn figure(report: &Report) -> Option<Figure> {
     };
     Some(Figure {
         id: "loss-compute",
+        link: "Compute",
         heading: "Loss against compute",
-        note: "Each dot is a run; runs of one size are joined. Bars are 95 % intervals of the measurement. The law's line is the \
-               best loss that any size reaches with this compute, with its 95 % band; right of the last runs it is a forecast."
-            .to_owned(),
+        note: format!(
+            "Each dot is a run; runs of one size are joined. Bars are 95 % intervals of the measurement.{}",
+            if report.fit.as_ref().is_some_and(|fit| fit.joint.is_some()) {
+                " The law's line is the best loss that any size reaches with this compute, with its 95 % band; right of the \
+                 last runs it is a forecast."
+            } else {
+                ""
+            }
+        ),
         charts: vec![(String::new(), chart)],
     })
 }

@@ -8,7 +8,7 @@ use super::super::figure::Figure;
 use super::super::ink::Ink;
 use super::super::numbers::{count, power};
 use super::super::shade::Shades;
-use super::{error_bar, mark_of, measured};
+use super::{Measured, error_bar, mark_of, measured, with_errors};
 use crate::law::{IsoFlop, JointFit};
 
 const CURVE_POINTS: usize = 40;
@@ -24,7 +24,7 @@ pub fn figure(report: &Report) -> Option<Figure> {
     let joint = fit.and_then(|fit| fit.joint.as_ref());
     let by_budget = isoflop.is_some();
     let tolerance = fit.map_or(0.05, |fit| fit.options.tolerance);
-    let key = |run: &(usize, f64, f64, f64, f64)| if by_budget { run.3 } else { run.2 };
+    let key = |run: &Measured| if by_budget { run.3 } else { run.2 };
     let shades = if by_budget {
         Shades::within(runs.iter().map(key), tolerance)
     } else {
@@ -64,12 +64,13 @@ pub fn figure(report: &Report) -> Option<Figure> {
     let chart = Chart {
         title: heading.to_owned(),
         x: Axis::around("trainable parameters N", Scale::LogCount, runs.iter().map(|run| run.1)),
-        y: Axis::around("validation loss", Scale::Linear, runs.iter().map(|run| run.4)),
+        y: Axis::around("validation loss", Scale::Linear, with_errors(report, &runs)),
         marks,
         legend,
     };
     Some(Figure {
         id: "loss-size",
+        link: "Size",
         heading,
         note: note.to_owned(),
         charts: vec![(String::new(), chart)],

@@ -5,11 +5,12 @@ use super::super::axis::Axis;
 use super::super::chart::{Chart, ChartMark, LegendEntry, LegendKey};
 use super::super::drawing::{Fill, Mark, Stroke};
 use super::super::figure::Figure;
-use super::super::group::{Group, Mean};
+use super::super::group::{Group, MEAN_NOTE, Mean};
 use super::super::ink::Ink;
-use super::super::numbers::percent;
+use super::super::numbers::{self, percent};
+use super::super::shade::Shades;
 
-const QUARTERS: [&str; 4] = ["first quarter", "second", "third", "last quarter"];
+const QUARTERS: [&str; 4] = ["1st", "2nd", "3rd", "4th"];
 /// Dots of groups stand this far beside each other.
 const BESIDE: f64 = 0.5;
 /// Kinds of colours.
@@ -42,18 +43,26 @@ pub fn figure(report: &Report) -> Option<Figure> {
         });
     }
     let count = groups.len();
+    // Many groups are coloured by their size, when they have one.
+    let size = |group: &Group| group.runs.first().and_then(|run| report.runs[*run].n);
+    let sizes = Shades::of(groups.iter().filter_map(|(group, _)| size(group)));
+    let by_size = count > MOST_KINDS && sizes.values().len() > 1;
     for (i, (group, means)) in groups.iter().enumerate() {
-        let ink = if count <= MOST_KINDS {
-            Ink::Kind(i)
-        } else {
-            Ink::Ordered(i as f64 / (count - 1) as f64)
+        let ink = match size(group).filter(|_| by_size) {
+            Some(n) => sizes.ink(n),
+            None => Ink::Kind(i),
         };
         add_group(group, means, (i, count), ink, &mut marks);
-        legend.push(LegendEntry {
-            label: group.label.clone(),
-            ink,
-            key: LegendKey::Dot,
-        });
+        if !by_size {
+            legend.push(LegendEntry {
+                label: group.label.clone(),
+                ink,
+                key: LegendKey::Dot,
+            });
+        }
+    }
+    if by_size {
+        legend = sizes.legend(|n| format!("N {}", numbers::count(n)), LegendKey::Dot);
     }
     if chance.is_some() {
         legend.push(LegendEntry {
@@ -62,18 +71,25 @@ pub fn figure(report: &Report) -> Option<Figure> {
             key: LegendKey::Dashed,
         });
     }
+    let ends = report
+        .runs
+        .iter()
+        .flat_map(|run| &run.quartiles)
+        .map(|score| score.high);
     Some(Figure {
         id: "position-quartiles",
+        link: "Position",
         heading: "Position bias",
-        note: "Score of an adjective-noun pair by its place in the prompt, with 95 % intervals. A line that falls to the right \
-               is a model that forgets the end of a prompt."
-            .to_owned(),
+        note: format!(
+            "Score of an adjective-noun pair by its place in the prompt, means over seeds. A line that falls to the right is \
+             a model that forgets the end of a prompt. {MEAN_NOTE}"
+        ),
         charts: vec![(
             String::new(),
             Chart {
                 title: "Score by position in the prompt".to_owned(),
-                x: Axis::names("place of the pair in the prompt", QUARTERS.map(str::to_owned).into()),
-                y: Axis::share("score"),
+                x: Axis::names("quarter of the prompt", QUARTERS.map(str::to_owned).into()),
+                y: Axis::share("score", ends),
                 marks,
                 legend,
             },
@@ -87,7 +103,7 @@ fn add_group(group: &Group, means: &[Option<Mean>], (i, count): (usize, usize), 
     } else {
         0.0
     };
-    let at = |quartile: usize, mean: &Mean| (quartile as f64 + beside, mean.mean);
+    let at = |quartile: usize, mean: &Mean| (quartile as f64 + beside, mean.value);
     let mark = |tip: String| Mark {
         runs: group.runs.clone(),
         tip,
@@ -114,7 +130,7 @@ fn add_group(group: &Group, means: &[Option<Mean>], (i, count): (usize, usize), 
                 "{}\n{} {}",
                 group.label,
                 QUARTERS[quartile],
-                percent(mean.mean)
+                percent(mean.value)
             ))),
         });
     }

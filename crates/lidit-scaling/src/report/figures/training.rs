@@ -14,7 +14,7 @@ use super::mark_of;
 /// Corners of a curve on the page.
 const CORNERS: usize = 120;
 /// Shares of losses between which the axis lies: the first steps are far above all others.
-const SHOWN: (f64, f64) = (0.0, 0.97);
+const SHOWN: (f64, f64) = (0.0, 0.85);
 
 pub fn figure(report: &Report) -> Option<Figure> {
     let sizes = Shades::of(
@@ -49,6 +49,7 @@ pub fn figure(report: &Report) -> Option<Figure> {
     let legend: Vec<LegendEntry> = sizes.legend(|n| format!("N {}", count(n)), LegendKey::Line);
     Some(Figure {
         id: "training",
+        link: "Training",
         heading: "Training curves",
         note: "Training loss of each run against the compute spent so far. The highest losses of the first steps may lie above \
                the plot."
