@@ -10,6 +10,7 @@ mod data_order;
 mod data_sets;
 mod disk_faults;
 mod doctor;
+mod evaluation;
 mod exports;
 mod feature_cache;
 mod hosts;

@@ -32,7 +32,7 @@ fn draw(run: &Path, out: &Path, extra: &[&str]) -> Vec<PathBuf> {
 }
 
 /// All text of a PNG, by keyword.
-fn texts(path: &Path) -> BTreeMap<String, String> {
+pub fn texts(path: &Path) -> BTreeMap<String, String> {
     let reader = png::Decoder::new(BufReader::new(File::open(path).unwrap()))
         .read_info()
         .unwrap();

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
-use lidit_data::{LoadedStep, LoaderConfig, MicroBatch, Wanted};
+use lidit_data::{LoadedStep, LoaderConfig, Wanted};
 use lidit_encoders::{EncoderSpec, LlmConfig, PromptEncoder, PromptStates};
 use lidit_model::{Conditioning, PromptBatch, PromptRow, TextTokens};
 
 use crate::cache;
-use crate::config::{EncodersConfig, TrainConfig};
+use crate::config::EncodersConfig;
 use crate::features::FeatureStore;
 use crate::synthetic::SyntheticInputs;
 
@@ -46,7 +46,7 @@ enum Source {
     /// What they said before.
     Features(Box<FeatureStore>),
     /// Nobody: their states are made up.
-    Synthetic(SyntheticInputs),
+    Synthetic(Arc<SyntheticInputs>),
 }
 
 /// Reads the headers of one of the language models of `config`, which lies at `path`.
@@ -94,8 +94,8 @@ impl Conditioner {
         Self::new(Source::Features(Box::new(store)), device)
     }
 
-    /// Makes states up, and pictures with them; nothing is loaded.
-    pub(crate) fn synthetic(inputs: SyntheticInputs, device: &Device) -> Self {
+    /// Takes states and pictures that are made up; nothing is loaded.
+    pub(crate) fn synthetic(inputs: Arc<SyntheticInputs>, device: &Device) -> Self {
         Self::new(Source::Synthetic(inputs), device)
     }
 
@@ -168,14 +168,6 @@ impl Conditioner {
         match &mut self.source {
             Source::Models { .. } | Source::Synthetic(_) => Ok(None),
             Source::Features(store) => store.hold(ids),
-        }
-    }
-
-    /// The micro-batches of a step that is made up; none but [`synthetic`](Self::synthetic) ones make them.
-    pub(crate) fn made_up(&self, step: u64, train: &TrainConfig) -> Result<Vec<MicroBatch>> {
-        match &self.source {
-            Source::Synthetic(inputs) => Ok(inputs.step(step, train)),
-            Source::Models { .. } | Source::Features(_) => bail!("this run's steps come from its data"),
         }
     }
 

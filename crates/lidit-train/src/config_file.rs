@@ -89,7 +89,7 @@ impl ConfigFile {
     ///
     /// # Errors
     /// Names the file and the key.
-    pub(crate) fn typed<T: DeserializeOwned>(&self, sets: &[String]) -> Result<T> {
+    pub fn typed<T: DeserializeOwned>(&self, sets: &[String]) -> Result<T> {
         let mut table = self.table.clone();
         let read = || {
             for set in sets {

@@ -84,7 +84,7 @@ impl<'a> Session<'a> {
                 held_out.check_apart(&dataset)?;
                 if config.encoders.remember == Remember::Dataset {
                     conditioner.remember(held_out.captions(), |done| {
-                        recorder.encoding(done, held_out.captions().len())
+                        recorder.encoding(done, held_out.captions().len());
                     })?;
                 }
                 Some(held_out)

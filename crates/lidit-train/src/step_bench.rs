@@ -1,6 +1,7 @@
 //! Training's own step on its own or made-up inputs, without a run directory.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
@@ -30,12 +31,19 @@ pub struct StepBench {
     latents: LatentSpace,
     layout: FlatLayout,
     ownership: Ownership,
-    /// `None` where inputs are made up.
-    loader: Option<Loader>,
+    inputs: Inputs,
     state: TrainState,
     world: World,
     stop: Stop,
     device: Device,
+}
+
+/// Where a step's samples come from.
+enum Inputs {
+    /// The run's data.
+    Loader(Loader),
+    /// Nowhere: they are made up.
+    Synthetic(Arc<SyntheticInputs>),
 }
 
 impl StepBench {
@@ -59,7 +67,7 @@ impl StepBench {
         }
         let loader = Loader::new(dataset, stream)?;
         conditioner.start(stream)?;
-        Ok(Self::with(config, device, conditioner, latents, Some(loader)))
+        Ok(Self::with(config, device, conditioner, latents, Inputs::Loader(loader)))
     }
 
     /// The same step on made-up inputs of `shape`: nothing that `config` names is read.
@@ -73,10 +81,16 @@ impl StepBench {
             .validate(shape.context_dims.len(), shape.size as usize)
             .context("with --context-dims and --size")?;
         let channels = config.model.in_channels;
-        let inputs = SyntheticInputs::new(shape, channels, config.train.global_batch);
-        let conditioner = Conditioner::synthetic(inputs, device);
+        let inputs = Arc::new(SyntheticInputs::new(shape, channels, config.train.global_batch));
+        let conditioner = Conditioner::synthetic(inputs.clone(), device);
         let latents = LatentSpace::Given { channels };
-        Ok(Self::with(config, device, conditioner, latents, None))
+        Ok(Self::with(
+            config,
+            device,
+            conditioner,
+            latents,
+            Inputs::Synthetic(inputs),
+        ))
     }
 
     fn with(
@@ -84,7 +98,7 @@ impl StepBench {
         device: &Device,
         conditioner: Conditioner,
         latents: LatentSpace,
-        loader: Option<Loader>,
+        inputs: Inputs,
     ) -> Self {
         // A spike's micro-batches are run twice.
         config.train.spike_zscore = 0.0;
@@ -101,7 +115,7 @@ impl StepBench {
             latents,
             layout,
             ownership,
-            loader,
+            inputs,
             state,
             world,
             stop: Stop::default(),
@@ -158,8 +172,9 @@ impl StepBench {
     }
 
     fn load(&mut self) -> Result<Vec<MicroBatch>> {
-        let Some(loader) = &mut self.loader else {
-            return self.conditioner.made_up(self.state.step, &self.config.train);
+        let loader = match &mut self.inputs {
+            Inputs::Loader(loader) => loader,
+            Inputs::Synthetic(inputs) => return Ok(inputs.step(self.state.step, &self.config.train)),
         };
         let mut loaded = loader.next_step()?;
         self.conditioner.next_step(&mut loaded)?;

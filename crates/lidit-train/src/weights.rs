@@ -101,6 +101,14 @@ impl Checkpoint {
         }
     }
 
+    /// SHA-256 of the file that holds `weights`, in hex, as the manifest says it.
+    pub fn weights_digest(&self, weights: Weights) -> Result<String> {
+        let name = self.file_of(weights)?;
+        let file = self.manifest().files.iter().find(|file| file.name == name);
+        let file = file.with_context(|| format!("checkpoint {} has no {name}", self.dir().display()))?;
+        Ok(file.sha256.clone())
+    }
+
     /// The name of the file that holds `weights`.
     pub(crate) fn file_of(&self, weights: Weights) -> Result<String> {
         Ok(match self.named(weights)? {

@@ -1,16 +1,34 @@
-//! `lidit eval`: how good a trained run is.
+//! `lidit eval CONFIG --run D`: how good a trained run is.
 
 mod compare;
+mod config;
+mod evaluation;
+mod scenes;
 
-use anyhow::Result;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
+use anyhow::{Context, Result};
+use lidit_data::Dataset;
+use lidit_dist::World;
+use lidit_train::{Checkpoint, HeldOut, Judged, RunConfig, RunDir, ValidationRecord, ValidationSet, Weights};
+
+use self::config::EvalConfig;
+use self::evaluation::{Evaluation, Subject};
+use self::scenes::ScenesTest;
+use crate::artist::Artist;
+use crate::device::DeviceArg;
+use crate::fetch;
 use crate::outcome::Outcome;
 
 /// Arguments of `lidit eval`.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Args {
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
+    #[command(flatten)]
+    evaluation: Option<EvaluationArgs>,
 }
 
 #[derive(clap::Subcommand)]
@@ -19,9 +37,118 @@ enum Command {
     Compare(compare::Args),
 }
 
+/// What is evaluated, by which config.
+#[derive(clap::Args)]
+struct EvaluationArgs {
+    /// The evaluation's config, as configs/eval/scenes-32.toml.
+    config: PathBuf,
+    /// The run directory; its newest whole checkpoint is evaluated.
+    #[arg(long, value_name = "DIR")]
+    run: PathBuf,
+    /// `raw`, `ema` or `ema:HALF_LIFE` (in samples) [default: the config's].
+    #[arg(long)]
+    weights: Option<Weights>,
+    /// Change one key: `--set scenes.prompts=8`. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Where eval.json, grid.png and the pictures go [default: RUN/eval/NAME, NAME being the config's].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Evaluate again, even if the same weights were evaluated by the same config.
+    #[arg(long)]
+    force: bool,
+    /// cpu, cuda or cuda:NUMBER.
+    #[arg(long, default_value = "cpu")]
+    device: DeviceArg,
+}
+
 /// Dispatches.
 pub fn run(args: &Args) -> Result<Outcome> {
-    match &args.command {
-        Command::Compare(args) => compare::run(args),
+    match (&args.command, &args.evaluation) {
+        (Some(Command::Compare(args)), _) => compare::run(args),
+        (None, Some(args)) => evaluate(args),
+        (None, None) => anyhow::bail!("name the evaluation's config"),
     }
+}
+
+/// Evaluates the run's newest checkpoint, unless that is done.
+fn evaluate(args: &EvaluationArgs) -> Result<Outcome> {
+    let begun = Instant::now();
+    let run_dir = RunDir::find(&args.run)?;
+    let mut config = EvalConfig::load(&args.config, &args.sets)?;
+    let mut run = RunConfig::load(&run_dir.config(), &[])?;
+    config.sampler.apply(&mut run.sample.sampler);
+    run.validate()?;
+    let test = config.scenes.as_ref().map(|scenes| ScenesTest::new(scenes, &run));
+    let test = test.transpose().context("[scenes]")?;
+    let checkpoint = Checkpoint::newest_of(&run_dir)?;
+    config.weights = checkpoint.named(args.weights.unwrap_or(config.weights))?;
+    let subject = Subject::of(&checkpoint, config.weights)?;
+    let out = match &args.out {
+        Some(out) => out.clone(),
+        None => run_dir
+            .root()
+            .join("eval")
+            .join(args.config.file_stem().unwrap_or_default()),
+    };
+    if !args.force
+        && let Some(done) = Evaluation::read(&out)?.filter(|done| done.is_of(&subject, &config))
+    {
+        eprintln!(
+            "step {} was evaluated by this config before: --force evaluates it again",
+            subject.step
+        );
+        return Ok(done.outcome(&out));
+    }
+    let mut artist = Artist::load(run, checkpoint, config.weights, args.device)?;
+    let held_out = config.validation.as_ref().map(|set| open(set, &artist)).transpose()?;
+    Evaluation::clear(&out)?;
+    let validation = match held_out {
+        Some(held_out) => Some(validate(held_out, config.batch, &mut artist, &out)?),
+        None => None,
+    };
+    let scenes = match &test {
+        Some(test) => Some(test.judge(config.batch, &mut artist, &out)?),
+        None => None,
+    };
+    let done = Evaluation::new(subject, config, validation.as_ref(), scenes, begun.elapsed());
+    done.write(&out)?;
+    Ok(done.outcome(&out))
+}
+
+/// The samples of `set`, which the run must not have seen.
+fn open(set: &ValidationSet, artist: &Artist) -> Result<HeldOut> {
+    let (config, device) = (&artist.config, &artist.device);
+    let held_out = HeldOut::open(
+        set,
+        config,
+        &artist.latents,
+        device,
+        &fetch::resolve_model,
+        &World::solo(),
+    )?;
+    match Dataset::open(&config.data) {
+        Ok(training) => held_out.check_apart(&training)?,
+        Err(error) => eprintln!("note: whether the run has seen the validation set is not checked: {error}"),
+    }
+    Ok(held_out)
+}
+
+/// The loss on `held_out`; written to `out`, so that it compares with other runs'.
+fn validate(mut held_out: HeldOut, batch: usize, artist: &mut Artist, out: &Path) -> Result<ValidationRecord> {
+    artist.remember(held_out.captions())?;
+    let judged = Judged {
+        model: &artist.model,
+        conditioner: &artist.conditioner,
+        device: &artist.device,
+        micro_batch: batch,
+    };
+    let record = held_out.evaluate(&judged, &World::solo())?;
+    let record = record.of(artist.step(), artist.weights.to_string());
+    record.write_to(&out.join(evaluation::VALIDATION))?;
+    eprintln!(
+        "validation loss {:.5}, standard error {:.5}",
+        record.val_loss, record.se
+    );
+    Ok(record)
 }

@@ -1,6 +1,7 @@
 //! The `lidit` command line: parses, dispatches, and prints an error's chain once.
 
 mod allocator;
+mod artist;
 mod bench;
 mod cache;
 mod chaos;

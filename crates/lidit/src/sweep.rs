@@ -1,5 +1,6 @@
 //! `lidit sweep plan|run|status|fit|report`: a grid of runs, from one file to a finished table, its law and its page.
 
+mod commands;
 mod difference;
 mod finished;
 mod fit;
@@ -10,6 +11,7 @@ mod process;
 mod progress;
 mod report;
 mod run;
+mod runner;
 mod state;
 mod status;
 mod table;

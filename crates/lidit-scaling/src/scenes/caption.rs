@@ -160,17 +160,20 @@ impl Group {
     // Some of what holds: always enough to mean these objects and no others.
     fn describe(&self, sight: &Sight, draws: &mut Draws) -> Description {
         let mut what = self.full();
+        let marked = self.object.texture != Texture::Plain;
+        let said = draws.happens(if marked { SAYS_MARKED } else { SAYS_PLAIN });
+        what.texture = said.then_some(self.object.texture);
         match draws.uniform() {
             at if at < NO_COLOUR => what.colour = None,
             at if at < NO_COLOUR + NO_SHAPE => what.shape = None,
+            at if at < NO_COLOUR + NO_SHAPE + NEITHER && marked => {
+                what = Description {
+                    texture: Some(self.object.texture),
+                    ..Description::default()
+                };
+            }
             _ => {}
         }
-        let textured = if self.object.texture == Texture::Plain {
-            SAYS_PLAIN
-        } else {
-            SAYS_MARKED
-        };
-        what.texture = draws.happens(textured).then_some(self.object.texture);
         what.size = self.size.filter(|_| draws.happens(SAYS_SIZE));
         if sight.fitting(what).count() != self.count {
             what = Description {
@@ -224,9 +227,11 @@ const RELATED: f32 = 0.4;
 const PLACED: f32 = 0.25;
 const GROUNDED: f32 = 0.2;
 const CAPITAL: f32 = 0.3;
-// How often a mention leaves out colour or shape, and says a texture or a size.
-const NO_COLOUR: f32 = 0.1;
+// How often a mention leaves out colour, shape, or of marked objects both; and says a texture or a size. Prompts of
+// every category are worded as some captions are.
+const NO_COLOUR: f32 = 0.2;
 const NO_SHAPE: f32 = 0.1;
+const NEITHER: f32 = 0.1;
 const SAYS_PLAIN: f32 = 0.1;
 const SAYS_MARKED: f32 = 0.75;
 const SAYS_SIZE: f32 = 0.4;

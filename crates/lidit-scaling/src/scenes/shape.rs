@@ -61,28 +61,25 @@ impl Shape {
         match self {
             Self::Circle => x.hypot(y) - 1.0,
             Self::Square => box_distance([x.abs() - 0.9, y.abs() - 0.9]),
-            Self::Triangle => polygon_distance(&TRIANGLE, at),
+            Self::Triangle => mirrored_distance(&TRIANGLE, [x.abs(), y]),
             Self::Diamond => (x.abs() + y.abs() - 1.0) * std::f32::consts::FRAC_1_SQRT_2,
-            Self::Star => polygon_distance(&STAR, at),
+            Self::Star => mirrored_distance(&STAR, [x.abs(), y]),
             Self::Cross => cross_distance([x.abs(), y.abs()]),
             Self::Heart => heart_distance([x.abs(), y]),
         }
     }
 }
 
-const TRIANGLE: [[f32; 2]; 3] = [[0.0, -0.95], [1.0, 0.85], [-1.0, 0.85]];
+// The right halves of outlines that are the same to both sides, from the axis to the axis.
+const TRIANGLE: [[f32; 2]; 3] = [[0.0, -0.95], [1.0, 0.85], [0.0, 0.85]];
 // Points at 1.05 from a centre a little below the square's, so that it is as wide as the square; notches at 0.45.
-const STAR: [[f32; 2]; 10] = [
+const STAR: [[f32; 2]; 6] = [
     [0.0, -0.95],
     [0.265, -0.264],
     [0.999, -0.224],
     [0.428, 0.239],
     [0.617, 0.949],
     [0.0, 0.55],
-    [-0.617, 0.949],
-    [-0.428, 0.239],
-    [-0.999, -0.224],
-    [-0.265, -0.264],
 ];
 const ARM: f32 = 0.34;
 
@@ -111,17 +108,18 @@ fn heart_distance([x, y]: [f32; 2]) -> f32 {
     distance * SCALE
 }
 
-fn polygon_distance<const N: usize>(corners: &[[f32; 2]; N], [x, y]: [f32; 2]) -> f32 {
+// Of a point to the right of the axis.
+fn mirrored_distance(corners: &[[f32; 2]], [x, y]: [f32; 2]) -> f32 {
     let mut nearest = f32::MAX;
     let mut sign = 1.0;
-    for (number, &[ax, ay]) in corners.iter().enumerate() {
-        let [bx, by] = corners[(number + N - 1) % N];
+    for ([bx, by], [ax, ay]) in corners.iter().zip(&corners[1..]) {
         let [ex, ey] = [bx - ax, by - ay];
         let [wx, wy] = [x - ax, y - ay];
         let along = ((wx * ex + wy * ey) / (ex * ex + ey * ey)).clamp(0.0, 1.0);
         let [dx, dy] = [wx - ex * along, wy - ey * along];
         nearest = nearest.min(dx * dx + dy * dy);
-        let crosses = [y >= ay, y < by, ex * wy > ey * wx];
+        // A ray to the right meets no other side of the whole outline.
+        let crosses = [y >= *ay, y < *by, ex * wy > ey * wx];
         if crosses == [true; 3] || crosses == [false; 3] {
             sign = -sign;
         }

@@ -91,9 +91,14 @@ impl ValidationRecord {
     pub fn write(&self, run: &RunDir) -> Result<()> {
         let folder = run.validation();
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        self.write_to(&run.validation_of(self.step))
+    }
+
+    /// Writes the file `path`, whole or not at all.
+    pub fn write_to(&self, path: &Path) -> Result<()> {
         let mut bytes = serde_json::to_vec(self)?;
         bytes.push(b'\n');
-        write_atomically(&run.validation_of(self.step), &bytes)
+        write_atomically(path, &bytes)
     }
 
     /// The record of `step`; `None` where that step was not evaluated.
@@ -124,7 +129,10 @@ impl ValidationRecord {
     }
 
     /// Reads the file `path`.
-    fn open(path: &Path) -> Result<Self> {
+    ///
+    /// # Errors
+    /// It can't be read, or has another format version.
+    pub fn open(path: &Path) -> Result<Self> {
         let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
         let record: Self = serde_json::from_slice(&bytes).with_context(|| format!("parsing {}", path.display()))?;
         ensure!(

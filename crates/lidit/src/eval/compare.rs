@@ -11,7 +11,7 @@ use crate::outcome::Outcome;
 /// Arguments of `lidit eval compare`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// A run directory.
+    /// A run directory, or a `validation.json` that lidit eval wrote.
     a: PathBuf,
     /// Another, evaluated on the same validation set.
     b: PathBuf,
@@ -35,12 +35,11 @@ pub fn run(args: &Args) -> Result<Outcome> {
         )
     };
     let text = format!(
-        "{}\n{}\ndifference {:+.5}, standard error {:.5}: {:.1} standard errors",
+        "{}\n{}\ndifference {:+.5}, standard error {:.5}",
         line(&args.a, &a),
         line(&args.b, &b),
         paired.difference,
-        paired.se,
-        paired.difference / paired.se
+        paired.se
     );
     let side = |run: &Path, record: &ValidationRecord| {
         json!({
@@ -63,6 +62,9 @@ pub fn run(args: &Args) -> Result<Outcome> {
 }
 
 fn record(run: &Path, step: Option<u64>) -> Result<ValidationRecord> {
+    if run.is_file() {
+        return ValidationRecord::open(run);
+    }
     let run = RunDir::find(run)?;
     let Some(step) = step else {
         return ValidationRecord::newest_of(&run);

@@ -117,9 +117,17 @@ impl Grid {
         })
     }
 
-    /// The point of this number or name.
+    /// The numbers of all points.
     pub fn planned(&self) -> Vec<PlannedPoint> {
         self.points.iter().map(|point| point.planned.clone()).collect()
+    }
+}
+
+impl SharedFeatures {
+    /// What their config, log and lock are called.
+    pub fn name(&self) -> String {
+        let key = self.folder.file_name().unwrap_or_default();
+        format!("features-{}", key.to_string_lossy())
     }
 }
 
@@ -135,8 +143,7 @@ impl GridPoint {
         let dataset = Dataset::open(&config.data)?;
         let plan = price(&config, samples, runs, world)?;
         // One measurement serves all runs of a network.
-        let network = toml::to_string(&(&config.model, config.train.precision, config.train.micro_batch));
-        let network = network.unwrap_or_else(|_| choice.name.clone());
+        let network = serde_json::to_string(&(&config.model, config.train.precision, config.train.micro_batch))?;
         let flops_per_s = match rates.get(&network) {
             Some(rate) => *rate,
             None => {

@@ -9,8 +9,8 @@ use image::RgbImage;
 use lidit_model::Sampler;
 use lidit_train::Drawing;
 
-/// What all pictures of a command share.
-pub struct Settings<'a> {
+/// What the files of all pictures of a command share.
+pub struct PictureFile<'a> {
     /// Rule, steps, guidance.
     pub sampler: &'a Sampler,
     /// `raw` or `ema:HALF_LIFE`.
@@ -19,18 +19,30 @@ pub struct Settings<'a> {
     pub step: u64,
 }
 
-impl Settings<'_> {
-    /// Writes a PNG whose text chunks say how to draw it again.
-    pub fn write(&self, path: &Path, drawing: &Drawing, picture: &RgbImage) -> Result<()> {
-        self.try_write(path, drawing, picture)
+impl PictureFile<'_> {
+    /// Writes a PNG whose text chunks say how to draw it again, and what `more` says of it.
+    pub fn write(
+        &self,
+        path: &Path,
+        drawing: &Drawing,
+        picture: &RgbImage,
+        more: &[(&'static str, String)],
+    ) -> Result<()> {
+        self.try_write(path, drawing, picture, more)
             .with_context(|| format!("writing {}", path.display()))
     }
 
-    fn try_write(&self, path: &Path, drawing: &Drawing, picture: &RgbImage) -> Result<()> {
+    fn try_write(
+        &self,
+        path: &Path,
+        drawing: &Drawing,
+        picture: &RgbImage,
+        more: &[(&'static str, String)],
+    ) -> Result<()> {
         let mut encoder = png::Encoder::new(BufWriter::new(File::create(path)?), picture.width(), picture.height());
         encoder.set_color(png::ColorType::Rgb);
         encoder.set_depth(png::BitDepth::Eight);
-        for (key, text) in self.texts(drawing) {
+        for (key, text) in self.texts(drawing).into_iter().chain(more.iter().cloned()) {
             // tEXt holds Latin-1 only.
             if text.chars().all(|c| u32::from(c) < 256) {
                 encoder.add_text_chunk(key.to_owned(), text)?;
