@@ -162,9 +162,9 @@ fn the_digest_is_of_the_content_and_a_changed_shard_is_noticed() {
     let [a, b] = ["a", "b"].map(|name| folder.path().join(name));
     write_set(&a, 6, 3, 3);
     write_set(&b, 6, 3, 3);
-    let digest = |path: &std::path::Path| Dataset::open(&config(path)).unwrap().digest().to_owned();
+    let digest = |path: &Path| Dataset::open(&config(path)).unwrap().digest().to_owned();
     assert_eq!(digest(&a), digest(&b));
-    let glob = |folder: &std::path::Path| digest(&folder.join("*.parquet"));
+    let glob = |folder: &Path| digest(&folder.join("*.parquet"));
     assert_eq!(glob(&a), glob(&b));
     fs::copy(a.join("shard-00000.parquet"), b.join("shard-00001.parquet")).unwrap();
     write_set(&folder.path().join("c"), 5, 5, 5);
