@@ -162,6 +162,8 @@ def main():
                 assert page.evaluate("document.documentElement.dataset.theme") == scheme
                 check_charts(page, charts, name)
                 assert overflow(page) <= 0, f"{name}: {overflow(page)} pixels too wide at {size['width']}"
+                if name == "grid":
+                    assert "N^0.88 D" in page.locator(".warnings li").inner_text()
                 if name == "grid" and size is DESK and scheme == "light":
                     check_sorting(page)
                     check_filters(page)

@@ -139,4 +139,9 @@ fn fronts(report: &Report, marks: &mut Vec<ChartMark>, legend: &mut Vec<LegendEn
         ink: Ink::Law,
         key: LegendKey::Ring,
     });
+    legend.push(LegendEntry {
+        label: "power law through them, without a floor".to_owned(),
+        ink: Ink::Law,
+        key: LegendKey::Dashed,
+    });
 }

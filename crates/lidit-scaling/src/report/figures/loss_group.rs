@@ -2,7 +2,7 @@
 
 use super::super::Report;
 use super::super::axis::{Axis, Scale};
-use super::super::chart::{Chart, ChartMark};
+use super::super::chart::{Chart, ChartMark, LegendEntry, LegendKey};
 use super::super::drawing::{Fill, Mark};
 use super::super::figure::Figure;
 use super::super::group::{Group, MEAN_NOTE, Mean};
@@ -11,6 +11,8 @@ use super::super::numbers::loss;
 use super::{LEAST_RATIO, mark_of, measured, ratio};
 
 const MOST_GROUPS: usize = 24;
+/// Names that fit under the plot on a phone, in letters.
+const MOST_LETTERS: usize = 36;
 /// Single runs stand this far left of their mean.
 const BESIDE: f64 = 0.12;
 
@@ -61,7 +63,15 @@ pub fn figure(report: &Report) -> Option<Figure> {
             }),
         });
     }
-    let labels = groups.iter().map(|(group, _)| group.label.clone()).collect();
+    let letters: usize = groups.iter().map(|(group, _)| group.label.chars().count()).sum();
+    let (names, legend) = if letters <= MOST_LETTERS {
+        (
+            groups.iter().map(|(group, _)| group.label.clone()).collect(),
+            Vec::new(),
+        )
+    } else {
+        numbered(&groups)
+    };
     Some(Figure {
         id: "loss-group",
         link: "Loss",
@@ -71,11 +81,21 @@ pub fn figure(report: &Report) -> Option<Figure> {
             String::new(),
             Chart {
                 title: "Validation loss by group".to_owned(),
-                x: Axis::names("", labels),
+                x: Axis::names("", names),
                 y: Axis::around("validation loss", Scale::Linear, losses),
                 marks,
-                legend: Vec::new(),
+                legend,
             },
         )],
     })
+}
+
+/// Numbers under the plot, and a legend that names them.
+fn numbered(groups: &[(Group, Mean)]) -> (Vec<String>, Vec<LegendEntry>) {
+    let entries = groups.iter().enumerate().map(|(i, (group, _))| LegendEntry {
+        label: format!("{} {}", i + 1, group.label),
+        ink: Ink::Kind(i),
+        key: LegendKey::Dot,
+    });
+    ((1..=groups.len()).map(|i| i.to_string()).collect(), entries.collect())
 }

@@ -11,8 +11,9 @@ use super::super::numbers::{self, percent};
 use super::super::shade::Shades;
 
 const QUARTERS: [&str; 4] = ["1st", "2nd", "3rd", "4th"];
-/// Dots of groups stand this far beside each other.
-const BESIDE: f64 = 0.5;
+/// Dots of neighbouring groups stand this far beside each other, all groups together at most [`MOST_BESIDE`].
+const BESIDE: f64 = 0.06;
+const MOST_BESIDE: f64 = 0.5;
 /// Kinds of colours.
 const MOST_KINDS: usize = 8;
 
@@ -99,7 +100,8 @@ pub fn figure(report: &Report) -> Option<Figure> {
 
 fn add_group(group: &Group, means: &[Option<Mean>], (i, count): (usize, usize), ink: Ink, marks: &mut Vec<ChartMark>) {
     let beside = if count > 1 {
-        BESIDE * (i as f64 / (count - 1) as f64 - 0.5)
+        let width = (BESIDE * (count - 1) as f64).min(MOST_BESIDE);
+        width * (i as f64 / (count - 1) as f64 - 0.5)
     } else {
         0.0
     };

@@ -13,6 +13,8 @@ use super::mark_of;
 
 /// Corners of a curve on the page.
 const CORNERS: usize = 120;
+/// Curves beyond which lines are thin.
+const FEW: usize = 30;
 /// Shares of losses between which the axis lies: the first steps are far above all others.
 const SHOWN: (f64, f64) = (0.0, 0.85);
 
@@ -36,7 +38,7 @@ pub fn figure(report: &Report) -> Option<Figure> {
         marks.push(ChartMark::Line {
             points,
             ink: run.n.map_or(Ink::Kind(0), |n| sizes.ink(n)),
-            width: 1.5,
+            width: if report.runs.len() > FEW { 0.75 } else { 1.5 },
             stroke: Stroke::Solid,
             mark: Some(mark_of(place, run)),
         });
