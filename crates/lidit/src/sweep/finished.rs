@@ -57,7 +57,7 @@ pub struct Finished {
 impl Finished {
     /// The finished runs of `folder`, in the grid's order. Of an axis named in `only` (`AXIS=VALUE` each), only that value.
     pub fn of(folder: &SweepFolder, points: &Points, only: &[String]) -> Result<Vec<Self>> {
-        let mut wanted: Vec<&PlannedPoint> = points.points.iter().collect();
+        let mut wanted: Vec<&PlannedPoint> = points.grid.iter().collect();
         for choice in only {
             let (axis, value) = choice
                 .split_once('=')
@@ -140,7 +140,7 @@ pub fn check_alike(runs: &[Finished]) -> Result<()> {
 
 fn axes_of(points: &Points) -> String {
     let mut axes: Vec<String> = points
-        .points
+        .grid
         .iter()
         .flat_map(|point| point.axes.iter().map(|(axis, value)| format!("{axis}={value}")))
         .collect();

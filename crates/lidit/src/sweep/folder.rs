@@ -33,7 +33,7 @@ pub struct Points {
     /// The evaluation that finished runs are put through: a path.
     pub evaluate: Option<PathBuf>,
     /// In the order of the grid.
-    pub points: Vec<PlannedPoint>,
+    pub grid: Vec<PlannedPoint>,
 }
 
 /// One run of the sweep as it was planned.
@@ -127,7 +127,7 @@ impl SweepFolder {
             format_version: FORMAT_VERSION,
             sweep: std::path::absolute(sweep)?,
             evaluate: evaluate.map(Path::to_owned),
-            points,
+            grid: points,
         };
         write_atomically(&self.points_file(), &serde_json::to_vec_pretty(&points)?)
     }

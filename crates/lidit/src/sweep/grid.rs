@@ -144,13 +144,12 @@ impl GridPoint {
         let plan = price(&config, samples, runs, world)?;
         // One measurement serves all runs of a network.
         let network = serde_json::to_string(&(&config.model, config.train.precision, config.train.micro_batch))?;
-        let flops_per_s = match rates.get(&network) {
-            Some(rate) => *rate,
-            None => {
-                let measured = rate.flops_per_s(&config, samples.of(&config)?)?;
-                rates.insert(network, measured);
-                measured
-            }
+        let flops_per_s = if let Some(known) = rates.get(&network) {
+            *known
+        } else {
+            let measured = rate.flops_per_s(&config, samples.of(&config)?)?;
+            rates.insert(network, measured);
+            measured
         };
         let side = u64::from(config.data.image_size / config.token_pixels()?);
         Ok(Self {
@@ -258,7 +257,10 @@ fn share(resolved: &mut [(Choice, RunConfig)], folder: &SweepFolder) -> Result<B
         config.validation = None;
         let text = format!("{key}{:?}", config.data.max_samples);
         let digest = Sha256::digest(text.as_bytes());
-        let short: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        let short = digest
+            .iter()
+            .take(6)
+            .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
         let path = std::path::absolute(folder.features(&short))?;
         by_key.insert(key, path.clone());
         folders.insert(path, config);

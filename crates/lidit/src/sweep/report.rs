@@ -81,9 +81,9 @@ pub fn run(args: &Args) -> Result<Outcome> {
             None
         }
     };
-    let mut runs = Vec::with_capacity(points.points.len());
+    let mut runs = Vec::with_capacity(points.grid.len());
     let mut uncounted = Vec::new();
-    for point in &points.points {
+    for point in &points.grid {
         let (run, counts) = report_run(&folder, &points, point, args.price)?;
         if counts == Some(false) {
             uncounted.push(point.name.clone());
@@ -123,7 +123,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
 /// When the newest of what it shows was made: the same sweep has the same page.
 fn made(points: &Points, folder: &SweepFolder) -> Result<String> {
     let mut newest = String::new();
-    for point in &points.points {
+    for point in &points.grid {
         let history = folder.run(&point.name).join("history.jsonl");
         if history.exists()
             && let Some(last) = lidit_train::history::read(&history)?.last()

@@ -1,5 +1,7 @@
 //! `lidit sweep run`: trains and evaluates what is not finished, a process a run.
 
+use std::fmt::Write as _;
+
 use anyhow::{Result, bail, ensure};
 use lidit_train::{RunConfig, Stop, write_atomically};
 use serde_json::{Value, json};
@@ -68,7 +70,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
     folder.create()?;
     // Several processes may begin the same sweep at once.
     let Some(settling) = folder.lock("settling", &stop, || ())? else {
-        return outcome(&runner, &wanted, vec![]);
+        return outcome(&runner, &wanted, &[]);
     };
     folder.write_points(&args.sweep.sweep, grid.evaluate.as_deref(), grid.planned())?;
     for &index in &wanted {
@@ -76,10 +78,10 @@ pub fn run(args: &Args) -> Result<Outcome> {
     }
     drop(settling);
     if !runner.write_features(&wanted)? {
-        return outcome(&runner, &wanted, vec![]);
+        return outcome(&runner, &wanted, &[]);
     }
     let failures = runner.work(&wanted);
-    outcome(&runner, &wanted, failures)
+    outcome(&runner, &wanted, &failures)
 }
 
 impl Args {
@@ -156,7 +158,7 @@ fn dry_run(runner: &Runner<'_>, wanted: &[usize]) -> Result<Outcome> {
 }
 
 /// What is done, and what is not.
-fn outcome(runner: &Runner<'_>, wanted: &[usize], failures: Vec<Failure>) -> Result<Outcome> {
+fn outcome(runner: &Runner<'_>, wanted: &[usize], failures: &[Failure]) -> Result<Outcome> {
     let mut runs: Vec<Value> = Vec::with_capacity(wanted.len());
     let mut done = 0;
     for &index in wanted {
@@ -182,8 +184,8 @@ fn outcome(runner: &Runner<'_>, wanted: &[usize], failures: Vec<Failure>) -> Res
         wanted.len(),
         runner.folder.root().display()
     );
-    for failure in &failures {
-        said.push_str(&format!("\nfailed: {}: {}", failure.name, failure.reason));
+    for failure in failures {
+        write!(said, "\nfailed: {}: {}", failure.name, failure.reason)?;
     }
     if exit == Exit::Stopped {
         said.push_str("\nstopped; the same command goes on");

@@ -1,6 +1,6 @@
 //! `lidit sweep status`: how far every run is.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::fmt::Write as _;
 use std::thread;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::SweepArgs;
 use super::folder::{Points, SweepFolder};
+use super::progress::show;
 use super::state::{Stage, State};
 use super::table::{columns, readable_seconds};
 use crate::outcome::Outcome;
@@ -42,12 +43,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
         if stop.is_requested() || states.iter().all(|state| state.stage == Stage::Done) {
             return Ok(now);
         }
-        let clear = if std::io::stderr().is_terminal() {
-            "\x1b[2J\x1b[H"
-        } else {
-            ""
-        };
-        let _ = writeln!(std::io::stderr(), "{clear}{}", now.text);
+        show(&now.text);
         let mut left = Duration::from_secs(seconds);
         while !left.is_zero() && !stop.is_requested() {
             thread::sleep(POLL);
@@ -58,14 +54,14 @@ pub fn run(args: &Args) -> Result<Outcome> {
 
 fn states(folder: &SweepFolder, points: &Points) -> Result<Vec<State>> {
     let of = |point| State::of(folder, point, points.evaluate.as_deref());
-    points.points.iter().map(of).collect()
+    points.grid.iter().map(of).collect()
 }
 
 fn outcome(points: &Points, states: &[State]) -> Outcome {
     let header = ["run", "stage", "step", "of", "loss", "validation", "spent", "left"];
     let number = |number: Option<f64>| number.map_or("-".to_owned(), |number| format!("{number:.5}"));
     let rows: Vec<Vec<String>> = points
-        .points
+        .grid
         .iter()
         .zip(states)
         .map(|(point, state)| {
@@ -84,14 +80,14 @@ fn outcome(points: &Points, states: &[State]) -> Outcome {
         .collect();
     let mut text = columns(&header, &rows);
     let done = states.iter().filter(|state| state.stage == Stage::Done).count();
-    text.push_str(&format!("{done} of {} runs are done", states.len()));
-    for (point, state) in points.points.iter().zip(states) {
+    let _ = write!(text, "{done} of {} runs are done", states.len());
+    for (point, state) in points.grid.iter().zip(states) {
         if let Some(error) = &state.error {
-            text.push_str(&format!("\nfailed: {}: {error}", point.name));
+            let _ = write!(text, "\nfailed: {}: {error}", point.name);
         }
     }
     let runs: Vec<Value> = points
-        .points
+        .grid
         .iter()
         .zip(states)
         .map(|(point, state)| {
