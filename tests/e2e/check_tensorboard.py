@@ -38,6 +38,7 @@ CURVES = {
     "speed/step_s": "step_s",
     "speed/data_wait_s": "data_wait_s",
     "speed/save_stall_s": "save_stall_s",
+    "speed/goodput": "goodput",
 }
 SECONDS_TO_LOAD = 60
 
@@ -76,6 +77,14 @@ def check_files(run, records, config_text, hparams):
         for event, record in zip(events, records):
             if not same_number(event.value, record[key]):
                 sys.exit(f"{tag} at step {event.step}: got {event.value}, wanted {record[key]}")
+
+    evaluated = [r for r in records if r["val_loss"] is not None]
+    if evaluated:
+        events = board.Scalars("validation/loss")
+        expect("steps of validation/loss", [e.step for e in events], [r["step"] for r in evaluated])
+        for event, record in zip(events, evaluated):
+            if not same_number(event.value, record["val_loss"]):
+                sys.exit(f"validation/loss at step {event.step}: got {event.value}, wanted {record['val_loss']}")
 
     pictures = {int(p.stem.removeprefix("step-")): p.read_bytes() for p in (run / "samples").glob("step-*.png")}
     last = records[-1]["step"] if records else 0

@@ -171,8 +171,8 @@ impl Metrics {
         let points: Vec<_> = points.iter().map(|(tag, loss)| (tag.as_str(), *loss)).collect();
         self.board.scalars(record.step, &points)?;
         let numbers = format!(
-            "{:.5} with a standard error of {:.5} ({}), in {seconds:.1} s",
-            record.val_loss, record.se, record.weights
+            "of step {}: {:.5}, standard error {:.5} ({}), in {seconds:.1} s",
+            record.step, record.val_loss, record.se, record.weights
         );
         self.dashboard.note("validation loss", &numbers)
     }

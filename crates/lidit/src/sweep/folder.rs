@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use lidit_train::write_atomically;
+use lidit_train::{Stop, write_atomically};
 use serde::{Deserialize, Serialize};
 
+/// Between two looks at whether a lock is free.
+const WAIT: Duration = Duration::from_millis(100);
 /// Version of `points.json`.
 const FORMAT_VERSION: u32 = 1;
 
@@ -151,6 +155,22 @@ impl SweepFolder {
             points.format_version
         );
         Ok(points)
+    }
+
+    /// Waits until `name` is held against other processes; `on_wait` hears once that another one has it. `None` when
+    /// somebody asked to stop.
+    pub fn lock(&self, name: &str, stop: &Stop, on_wait: impl FnOnce()) -> Result<Option<File>> {
+        let mut on_wait = Some(on_wait);
+        while !stop.is_requested() {
+            if let Some(lock) = self.try_lock(name)? {
+                return Ok(Some(lock));
+            }
+            if let Some(on_wait) = on_wait.take() {
+                on_wait();
+            }
+            thread::sleep(WAIT);
+        }
+        Ok(None)
     }
 
     /// Holds `name` against other processes on this sweep until the file is dropped; `None` while another one has it.

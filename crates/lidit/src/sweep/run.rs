@@ -66,10 +66,15 @@ pub fn run(args: &Args) -> Result<Outcome> {
         return dry_run(&runner, &wanted);
     }
     folder.create()?;
+    // Several processes may begin the same sweep at once.
+    let Some(settling) = folder.lock("settling", &stop, || ())? else {
+        return outcome(&runner, &wanted, vec![]);
+    };
     folder.write_points(&args.sweep.sweep, grid.evaluate.as_deref(), grid.planned())?;
     for &index in &wanted {
         args.settle_config(&folder, &grid.points[index])?;
     }
+    drop(settling);
     if !runner.write_features(&wanted)? {
         return outcome(&runner, &wanted, vec![]);
     }

@@ -74,18 +74,9 @@ impl Runner<'_> {
 
     fn encode(&self, features: &SharedFeatures) -> Result<bool> {
         let name = features.name();
-        let mut waited = false;
-        let _lock = loop {
-            if let Some(lock) = self.folder.try_lock(&name)? {
-                break lock;
-            }
-            if !std::mem::replace(&mut waited, true) {
-                say(&format!("waiting for the process that writes {name}"));
-            }
-            if self.stop.is_requested() {
-                return Ok(false);
-            }
-            thread::sleep(Duration::from_millis(500));
+        let waits = || say(&format!("waiting for the process that writes {name}"));
+        let Some(_lock) = self.folder.lock(&name, self.stop, waits)? else {
+            return Ok(false);
         };
         let config = self.folder.config(&name);
         write_atomically(&config, features.config.to_toml()?.as_bytes())?;
