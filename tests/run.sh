@@ -54,5 +54,5 @@ trap 'rm -rf "$run"' EXIT
 "$LIDIT_TESTS_PYTHON" tests/e2e/check_tensorboard.py "$run/debug"
 
 # Report pages, read and worked in a browser.
-LIDIT_REPORT_PAGES="$run/pages" cargo test --locked -p lidit-scaling --lib every_kind_of_sweep_has_a_page
+LIDIT_REPORT_PAGES="$run/pages" cargo test --locked --workspace --features gloo --lib every_kind_of_sweep_has_a_page
 "$LIDIT_TESTS_PYTHON" tests/e2e/check_report.py "$run/pages"

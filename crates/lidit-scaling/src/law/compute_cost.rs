@@ -15,8 +15,9 @@ pub struct ComputeCost {
     pub k_low: f64,
     /// The most over the points.
     pub k_high: f64,
-    /// `p` of `C = k' N^p D`; 1 when `k` does not depend on the size. None of a single size.
-    pub n_exponent: Option<f64>,
+    /// `k' N^p` of `C = k' N^p D`: what a token costs a network of size `N`. `p` is 1 when `k` does not depend on the size,
+    /// and taken to be for runs of a single size.
+    pub per_token: PowerLaw,
 }
 
 impl ComputeCost {
@@ -24,11 +25,19 @@ impl ComputeCost {
     pub fn of(points: &[Measurement]) -> Self {
         let ratios: Vec<f64> = points.iter().map(|point| point.c / (point.n * point.d)).collect();
         let mean = ratios.iter().map(|ratio| ratio.ln()).sum::<f64>() / ratios.len() as f64;
+        let k = mean.exp();
+        let linear = PowerLaw {
+            coefficient: k,
+            exponent: 1.0,
+        };
+        // A token can't cost a larger network less: such a table has other differences.
+        let per_token = PowerLaw::fit(points.iter().map(|point| (point.n, point.c / point.d)));
+        let per_token = per_token.filter(|law| law.exponent > 0.1).unwrap_or(linear);
         Self {
-            k: mean.exp(),
+            k,
             k_low: ratios.iter().copied().fold(f64::INFINITY, f64::min),
             k_high: ratios.iter().copied().fold(f64::NEG_INFINITY, f64::max),
-            n_exponent: PowerLaw::fit(points.iter().map(|point| (point.n, point.c / point.d))).map(|law| law.exponent),
+            per_token,
         }
     }
 }

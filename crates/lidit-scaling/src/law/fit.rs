@@ -9,6 +9,7 @@ use super::isoflop::IsoFlop;
 use super::joint::JointFit;
 use super::leave_out::LeaveOut;
 use super::point::Point;
+use super::power_law::PowerLaw;
 use super::selection::{LeftOut, Measurement, Selection};
 use super::warning::Warning;
 
@@ -51,7 +52,7 @@ pub struct Fit {
     pub runs_used: usize,
     /// Runs that are not in it.
     pub left_out: Vec<LeftOut>,
-    /// The joint law's best loss against compute.
+    /// The joint law's best loss against compute, at the runs' own cost of a token, `k' N^p`.
     pub curve: Vec<CurvePoint>,
     /// The points themselves.
     pub points: Vec<Measurement>,
@@ -93,7 +94,7 @@ impl Fit {
         let not_fitted = not_fitted.cloned().collect();
         let (joint, isoflop) = (joint.ok(), isoflop.ok());
         let cost = ComputeCost::of(&used);
-        let mut warnings = Warning::of_points(&used, &cost);
+        let mut warnings = Warning::of_points(&used);
         warnings.extend(epochs_unknown(points, &options));
         let mut leave_largest_out = Vec::new();
         if let Some(fit) = &joint {
@@ -102,7 +103,10 @@ impl Fit {
             leave_largest_out.push(LeaveOut::largest_compute(&used, tolerance, draws, seed));
         }
         Ok(Self {
-            curve: joint.as_ref().map(|fit| curve(fit, &used, cost.k)).unwrap_or_default(),
+            curve: joint
+                .as_ref()
+                .map(|fit| curve(fit, &used, cost.per_token))
+                .unwrap_or_default(),
             joint,
             isoflop,
             not_fitted,
@@ -148,7 +152,7 @@ fn epochs_unknown(points: &[Point], options: &FitOptions) -> Option<Warning> {
     })
 }
 
-fn curve(fit: &JointFit, points: &[Measurement], k: f64) -> Vec<CurvePoint> {
+fn curve(fit: &JointFit, points: &[Measurement], cost: PowerLaw) -> Vec<CurvePoint> {
     let compute = points.iter().map(|point| point.c);
     let (low, high) = (
         compute.clone().fold(f64::INFINITY, f64::min),
@@ -157,13 +161,13 @@ fn curve(fit: &JointFit, points: &[Measurement], k: f64) -> Vec<CurvePoint> {
     (0..CURVE_POINTS)
         .map(|i| {
             let c = low * (high / low).powf(i as f64 / (CURVE_POINTS - 1) as f64);
-            let (n, d) = fit.law.optimum(c, k);
+            let (n, d) = fit.law.optimum(c, cost);
             CurvePoint {
                 c,
                 n,
                 d,
                 loss: fit.law.loss(n, d),
-                band: fit.optimum_band(c, k),
+                band: fit.optimum_band(c, cost),
             }
         })
         .collect()

@@ -6,6 +6,7 @@ use super::bootstrap::{Draws, Residuals};
 use super::huber::{Problem, Starts};
 use super::interval::Interval;
 pub use super::joint_law::JointLaw;
+use super::power_law::PowerLaw;
 use super::selection::{Measurement, same};
 
 /// A joint law needs more points than its five parameters.
@@ -137,9 +138,9 @@ impl JointFit {
     }
 
     /// Where the best loss at compute `c` lies, with 95 %: each draw has its own optimum.
-    pub fn optimum_band(&self, c: f64, k: f64) -> Option<Interval> {
+    pub fn optimum_band(&self, c: f64, cost: PowerLaw) -> Option<Interval> {
         Interval::of(self.draws.iter().map(|law| {
-            let (n, d) = law.optimum(c, k);
+            let (n, d) = law.optimum(c, cost);
             law.loss(n, d)
         }))
     }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::power_law::PowerLaw;
+
 /// `L(N, D) = E + A / N^a + B / D^b`: Hoffmann et al. 2022 (arXiv 2203.15556), equation 2. Liang et al. 2024 (arXiv
 /// 2411.17470) write the same law as `(Nc / N)^a + (Tc / T)^b + E`, with `A = Nc^a` and `B = Tc^b`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,11 +51,16 @@ impl JointLaw {
         self.n_power / (self.n_power + self.d_power)
     }
 
-    /// The `(N, D)` of least loss with `k N D = c` (Hoffmann et al., equation 4).
-    pub fn optimum(&self, c: f64, k: f64) -> (f64, f64) {
-        let ratio = self.n_power * self.n_factor / (self.d_power * self.d_factor);
-        let n = (ratio.ln() / (self.n_power + self.d_power) + self.n_opt_exponent() * (c / k).ln()).exp();
-        (n, c / (k * n))
+    /// The `(N, D)` of least loss with `k N^p D = c`; for `p = 1` equation 4 of Hoffmann et al. The best `N` grows with
+    /// `c` to the power `b / (a + p b)`, the best `D` with `a / (a + p b)`.
+    pub fn optimum(&self, c: f64, cost: PowerLaw) -> (f64, f64) {
+        let PowerLaw {
+            coefficient: k,
+            exponent: p,
+        } = cost;
+        let ratio = self.n_power * self.n_factor / (p * self.d_power * self.d_factor);
+        let n = ((ratio.ln() + self.d_power * (c / k).ln()) / (self.n_power + p * self.d_power)).exp();
+        (n, c / cost.at(n))
     }
 }
 
@@ -70,11 +77,17 @@ mod tests {
             d_factor: 410.7,
             d_power: 0.28,
         };
-        let (n, d) = law.optimum(5.76e23, 6.0);
-        assert!((6.0 * n * d / 5.76e23 - 1.0).abs() < 1e-12);
-        let best = law.loss(n, d);
-        for factor in [0.9, 0.99, 1.01, 1.1] {
-            assert!(law.loss(n * factor, d / factor) > best);
+        for exponent in [1.0, 0.8] {
+            let cost = PowerLaw {
+                coefficient: 6.0,
+                exponent,
+            };
+            let (n, d) = law.optimum(5.76e23, cost);
+            assert!((cost.at(n) * d / 5.76e23 - 1.0).abs() < 1e-12);
+            let best = law.loss(n, d);
+            for factor in [0.9, 0.99, 1.01, 1.1] {
+                assert!(law.loss(n * factor, 5.76e23 / cost.at(n * factor)) > best);
+            }
         }
         assert!((law.n_opt_exponent() - 0.28 / 0.62).abs() < 1e-12);
     }

@@ -4,6 +4,7 @@ use super::bootstrap::Draws;
 use super::fit::{Fit, FitOptions};
 use super::joint::{JointFit, JointLaw};
 use super::point::Point;
+use super::power_law::PowerLaw;
 use super::selection::Selection;
 
 /// Hoffmann et al. 2022 (arXiv 2203.15556), equation 10.
@@ -13,6 +14,11 @@ const CHINCHILLA: JointLaw = JointLaw {
     n_power: 0.34,
     d_factor: 410.7,
     d_power: 0.28,
+};
+
+const COST: PowerLaw = PowerLaw {
+    coefficient: 6.0,
+    exponent: 1.0,
 };
 
 const OPTIONS: FitOptions = FitOptions {
@@ -60,7 +66,7 @@ fn isoflop_table(law: &JointLaw, budgets: [f64; 5], noise: f64, seed: u64) -> Ve
     let mut draws = Draws::new(seed);
     let mut points = Vec::new();
     for c in budgets {
-        let (best, _) = law.optimum(c, 6.0);
+        let (best, _) = law.optimum(c, COST);
         for factor in [0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0] {
             let (n, d) = (best * factor, c / (6.0 * best * factor));
             points.push(point(n, d, noisy(&mut draws, law.loss(n, d), noise)));
@@ -181,8 +187,10 @@ fn the_same_table_and_seed_give_the_same_fit() {
     assert_eq!(Fit::of(&table, OPTIONS).unwrap(), Fit::of(&table, OPTIONS).unwrap());
 }
 
+const QUICK: FitOptions = FitOptions { draws: 20, ..OPTIONS };
+
 fn warnings(points: &[Point]) -> Vec<String> {
-    let fit = Fit::of(points, OPTIONS).unwrap();
+    let fit = Fit::of(points, QUICK).unwrap();
     fit.warnings.into_iter().map(|warning| warning.kind).collect()
 }
 
@@ -240,8 +248,8 @@ fn uneven_costs_and_unknown_epochs_are_warned_of() {
         point.c *= (point.n / 1e9).powf(-0.2);
         point.u = Some(1e6);
     }
-    let fit = Fit::of(&points, OPTIONS).unwrap();
-    assert!((fit.cost.n_exponent.unwrap() - 0.8).abs() < 1e-9);
+    let fit = Fit::of(&points, QUICK).unwrap();
+    assert!((fit.cost.per_token.exponent - 0.8).abs() < 1e-9);
     let kinds: Vec<_> = fit.warnings.iter().map(|warning| warning.kind.as_str()).collect();
     assert!(
         kinds.contains(&"uneven-cost") && kinds.contains(&"epochs-unknown"),
@@ -249,7 +257,7 @@ fn uneven_costs_and_unknown_epochs_are_warned_of() {
     );
     let known = FitOptions {
         tokens_per_sample: Some(1.6e4),
-        ..OPTIONS
+        ..QUICK
     };
     let fit = Fit::of(&points, known).unwrap();
     assert_eq!((fit.left_out.len(), fit.points_used), (10, 15));

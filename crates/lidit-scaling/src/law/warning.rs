@@ -40,7 +40,7 @@ impl Warning {
     }
 
     /// What the points themselves can't tell, whatever is fitted to them.
-    pub(super) fn of_points(points: &[Measurement], cost: &ComputeCost) -> Vec<Self> {
+    pub(super) fn of_points(points: &[Measurement]) -> Vec<Self> {
         let mut warnings = Vec::new();
         if points.len() < ENOUGH_POINTS {
             warnings.push(Self::new(
@@ -72,18 +72,6 @@ impl Warning {
                 ),
             ));
         }
-        if cost.k_high / cost.k_low > UNEVEN_COST {
-            let power = cost
-                .n_exponent
-                .map_or_else(String::new, |p| format!(" (C is about N^{p:.2} D)"));
-            warnings.push(Self::new(
-                "uneven-cost",
-                format!(
-                    "c / (n d) goes from {:.2} to {:.2} over the points{power}: optima for a given compute assume its mean",
-                    cost.k_low, cost.k_high
-                ),
-            ));
-        }
         warnings
     }
 
@@ -97,6 +85,21 @@ impl Warning {
                     "{} ended at the bounds of the search (E at 0, a term at 0, or an exponent at 0.005 or 3): the points \
                      do not determine it",
                     fit.at_bounds.join(", ")
+                ),
+            ));
+        }
+        if cost.k_high / cost.k_low > UNEVEN_COST {
+            let p = cost.per_token.exponent;
+            let (a, b) = (fit.law.n_power, fit.law.d_power);
+            warnings.push(Self::new(
+                "uneven-cost",
+                format!(
+                    "a token costs {:.2} to {:.2} FLOPs a parameter over the points (C is about N^{p:.2} D): at this cost \
+                     the best N grows with C^{:.3} and the best D with C^{:.3}, not with b/(a+b) and a/(a+b)",
+                    cost.k_low,
+                    cost.k_high,
+                    b / (a + p * b),
+                    a / (a + p * b)
                 ),
             ));
         }
@@ -156,7 +159,11 @@ fn invisible(
 
 /// Says when all runs are on one side of the best size for their compute.
 fn one_sided(points: &[Measurement], fit: &JointFit, cost: &ComputeCost) -> Option<Warning> {
-    let sizes = Range::of(points.iter().map(|point| point.n / fit.law.optimum(point.c, cost.k).0));
+    let sizes = Range::of(
+        points
+            .iter()
+            .map(|point| point.n / fit.law.optimum(point.c, cost.per_token).0),
+    );
     let tokens = Range::of(points.iter().map(|point| point.d / point.n));
     let per_parameter = format!("{:.3} to {:.3} tokens a parameter", tokens.low, tokens.high);
     if sizes.low > 1.0 {

@@ -62,8 +62,6 @@ fn sentence(text: &str) -> String {
         .next()
         .map(|letter| letter.to_uppercase().to_string())
         .unwrap_or_default();
-    // Variables and columns keep their case.
-    let first = if text.starts_with("c /") { "c".to_owned() } else { first };
     format!("{first}{}.", letters.as_str())
 }
 

@@ -3,7 +3,7 @@
 use std::io::Cursor;
 
 use super::*;
-use crate::law::{FitOptions, JointLaw, Point};
+use crate::law::{FitOptions, JointLaw, Point, PowerLaw};
 
 const LAW: JointLaw = JointLaw {
     floor: 0.42,
@@ -11,6 +11,10 @@ const LAW: JointLaw = JointLaw {
     n_power: 0.31,
     d_factor: 40.0,
     d_power: 0.33,
+};
+const COST: PowerLaw = PowerLaw {
+    coefficient: 5.2,
+    exponent: 1.0,
 };
 const TOKENS: f64 = 16.0;
 const CATEGORIES: [&str; 8] = [
@@ -178,7 +182,7 @@ pub fn grid() -> Report {
 pub fn budgets() -> Report {
     let mut runs = Vec::new();
     for (i, c) in [1e12, 4e12, 1.6e13, 6.4e13, 2.5e14].into_iter().enumerate() {
-        let (best, _) = LAW.optimum(c, 5.2);
+        let (best, _) = LAW.optimum(c, COST);
         for factor in [0.25, 0.5, 1.0, 2.0, 4.0] {
             let n = best * factor;
             runs.push(run(&format!("b{i}x{factor}"), n, c / (5.2 * n * TOKENS), 0, runs.len()));
