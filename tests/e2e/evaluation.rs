@@ -28,10 +28,10 @@ fn fixture() -> PathBuf {
 fn write_config(dir: &Path) -> PathBuf {
     let path = dir.join("small.toml");
     let text = format!(
-        "include = [{:?}]\n[scenes]\ncategories = [\"single_object\", \"counting\"]\nprompts = 2\n[sampler]\nsteps = 2\n\
-         [validation]\ndata = {:?}\nsamples = 4\nlevels = 3\nseed = 5\n",
-        root().join("configs/eval/scenes-32.toml"),
-        fixture().join("shard-00002.parquet"),
+        "include = [\"{}\"]\n[scenes]\ncategories = [\"single_object\", \"counting\"]\nprompts = 2\n[sampler]\nsteps = 2\n\
+         [validation]\ndata = \"{}\"\nsamples = 4\nlevels = 3\nseed = 5\n",
+        root().join("configs/eval/scenes-32.toml").display(),
+        fixture().join("shard-00002.parquet").display(),
     );
     fs::write(&path, text).unwrap();
     path
