@@ -322,6 +322,28 @@ fn finished_runs_become_points_of_the_law_and_unlike_runs_are_refused() {
         is(4, &validation(&row[0]), 1.0);
         is(3, &run["c_model"], 1.0);
     }
+
+    let report = json(
+        &command("report", &sweep, &out, &["--only", "prefix=none", "--draws", "10"]),
+        0,
+    );
+    assert_eq!(
+        (&report["finished"], &report["law"]),
+        (&Value::from(18), &Value::from(true))
+    );
+    let page = fs::read_to_string(report["report"].as_str().unwrap()).unwrap();
+    assert!(page.contains("wide-samples8-prefixneutral"));
+    assert_eq!(rows(&out.join("report/table.csv")).len(), 18);
+    // Without a choice there is no law, and the page says why.
+    let report = json(
+        &command("report", &sweep, &out, &["--price", "2", "--currency", "USD"]),
+        0,
+    );
+    assert_eq!(report["law"], false);
+    assert!(
+        report["notes"][0].as_str().unwrap().contains("encoders.prefix"),
+        "{report}"
+    );
 }
 
 #[test]

@@ -29,6 +29,9 @@ pub struct Args {
     /// Instead of a sweep: runs as CSV with columns n, d, c, loss and, if known, u, seed, se, name.
     #[arg(long, conflicts_with = "sweep")]
     table: Option<PathBuf>,
+    /// Image tokens of a sample: with the table's column u it tells runs that saw samples more than once.
+    #[arg(long, requires = "table")]
+    tokens_per_sample: Option<f64>,
     /// Write fit.json, fit.txt and points.csv into this folder.
     #[arg(long)]
     out: Option<PathBuf>,
@@ -48,9 +51,6 @@ pub struct OptionArgs {
     /// Seed of the draws.
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Image tokens of a sample: with the table's column u it tells runs that saw samples more than once.
-    #[arg(long, requires = "table")]
-    tokens_per_sample: Option<f64>,
 }
 
 impl Args {
@@ -58,6 +58,7 @@ impl Args {
     fn input(&self) -> Result<(PathBuf, Table, FitOptions)> {
         let mut options = self.options.options();
         if let Some(table) = &self.table {
+            options.tokens_per_sample = self.tokens_per_sample;
             return Ok((table.clone(), Table::read(table)?, options));
         }
         let sweep = SweepArgs {
@@ -83,7 +84,7 @@ impl OptionArgs {
             tolerance: self.tolerance,
             draws: self.draws,
             seed: self.seed,
-            tokens_per_sample: self.tokens_per_sample,
+            tokens_per_sample: None,
         }
     }
 }
@@ -139,8 +140,8 @@ mod tests {
                 tolerance: 0.05,
                 draws: 40,
                 seed: 0,
-                tokens_per_sample: None,
             },
+            tokens_per_sample: None,
         }
     }
 
