@@ -7,6 +7,7 @@ mod fit;
 mod huber;
 mod interval;
 mod isoflop;
+mod isoflop_group;
 mod joint;
 mod joint_law;
 mod leave_out;

@@ -2,6 +2,7 @@
 
 mod axis;
 mod chart;
+mod chart_mark;
 mod config_diff;
 mod drawing;
 mod error;
@@ -11,6 +12,7 @@ mod figures;
 mod group;
 mod ink;
 mod law_section;
+mod legend;
 mod numbers;
 mod page;
 mod page_data;

@@ -1,11 +1,13 @@
 //! A plot: axes, marks and a legend, laid out for a width.
 
 use super::axis::{Axis, Scale};
+pub use super::chart_mark::ChartMark;
 use super::drawing::{Anchor, Drawing, Fill, Mark, Shape, Stroke, words_width};
 use super::ink::Ink;
+use super::legend::{LEGEND_ROW, draw_legend, legend_rows};
+pub use super::legend::{LegendEntry, LegendKey};
 
-const GAP: f64 = 8.0;
-const LEGEND_ROW: f64 = 18.0;
+pub(super) const GAP: f64 = 8.0;
 
 /// A plot, before it has a size.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,79 +22,6 @@ pub struct Chart {
     pub marks: Vec<ChartMark>,
     /// What the colours mean.
     pub legend: Vec<LegendEntry>,
-}
-
-/// Something at values of the axes.
-#[derive(Clone, Debug, PartialEq)]
-pub enum ChartMark {
-    /// A line.
-    Line {
-        /// Its corners.
-        points: Vec<(f64, f64)>,
-        /// Its colour.
-        ink: Ink,
-        /// Its width in pixels.
-        width: f64,
-        /// Whether it is dashed.
-        stroke: Stroke,
-        /// What it stands for.
-        mark: Option<Mark>,
-    },
-    /// What lies between two lines over the same x: `(x, low, high)`.
-    Band {
-        /// Its edges.
-        points: Vec<(f64, f64, f64)>,
-        /// Its colour.
-        ink: Ink,
-    },
-    /// A dot, with the ends of its error bar.
-    Dot {
-        /// Where.
-        at: (f64, f64),
-        /// Ends of the error bar, along y.
-        error: Option<(f64, f64)>,
-        /// Its colour.
-        ink: Ink,
-        /// How it is filled.
-        fill: Fill,
-        /// What it stands for.
-        mark: Option<Mark>,
-    },
-    /// A cell of two axes of names.
-    Cell {
-        /// Column and row.
-        at: (usize, usize),
-        /// Its colour.
-        ink: Ink,
-        /// What is written in it.
-        text: String,
-        /// What it stands for.
-        mark: Mark,
-    },
-}
-
-/// What a colour means.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LegendEntry {
-    /// In words.
-    pub label: String,
-    /// The colour.
-    pub ink: Ink,
-    /// How it looks.
-    pub key: LegendKey,
-}
-
-/// How a mark looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LegendKey {
-    /// A dot.
-    Dot,
-    /// A line.
-    Line,
-    /// A dashed line.
-    Dashed,
-    /// A hollow dot.
-    Ring,
 }
 
 /// How much room a plot has.
@@ -124,12 +53,12 @@ impl Size {
 }
 
 /// The plot's inside in pixels.
-struct Area {
-    left: f64,
-    right: f64,
+pub(super) struct Area {
+    pub(super) left: f64,
+    pub(super) right: f64,
     top: f64,
     bottom: f64,
-    font: f64,
+    pub(super) font: f64,
 }
 
 impl Chart {
@@ -154,7 +83,7 @@ impl Chart {
         let rows = if size == Size::Panel {
             Vec::new()
         } else {
-            self.legend_rows(&area)
+            legend_rows(&self.legend, &area)
         };
         let height = plot_height + rows.len() as f64 * LEGEND_ROW;
         let mut drawing = Drawing::new(&self.title, width, height);
@@ -331,24 +260,6 @@ impl Chart {
             })
             .collect()
     }
-
-    /// Entries in rows that fit, each with its left end.
-    fn legend_rows(&self, area: &Area) -> Vec<Vec<(f64, &LegendEntry)>> {
-        let mut rows: Vec<Vec<(f64, &LegendEntry)>> = Vec::new();
-        let mut at = area.left;
-        for entry in &self.legend {
-            let room = words_width(&entry.label, area.font) + 22.0 + GAP * 1.5;
-            match rows.last_mut() {
-                Some(row) if at + room <= area.right + GAP => row.push((at, entry)),
-                _ => {
-                    at = area.left;
-                    rows.push(vec![(at, entry)]);
-                }
-            }
-            at += room;
-        }
-        rows
-    }
 }
 
 impl Area {
@@ -372,35 +283,6 @@ fn add(drawing: &mut Drawing, shape: Shape, mark: Option<Mark>) {
     match mark {
         Some(mark) => drawing.mark(shape, mark),
         None => drawing.add(shape),
-    }
-}
-
-fn draw_legend(drawing: &mut Drawing, rows: &[Vec<(f64, &LegendEntry)>], top: f64, area: &Area) {
-    for (i, row) in rows.iter().enumerate() {
-        let y = top + (i as f64 + 0.5) * LEGEND_ROW;
-        for (x, entry) in row {
-            let (middle, ink) = (*x + 8.0, entry.ink);
-            let dot = |fill| Shape::Dot {
-                at: (middle, y),
-                radius: area.font * 0.36,
-                ink,
-                fill,
-            };
-            let line = |stroke| Shape::Line {
-                points: vec![(middle - 8.0, y), (middle + 8.0, y)],
-                ink,
-                width: 2.0,
-                stroke,
-            };
-            drawing.add(match entry.key {
-                LegendKey::Dot => dot(Fill::Full),
-                LegendKey::Ring => dot(Fill::Hollow),
-                LegendKey::Line => line(Stroke::Solid),
-                LegendKey::Dashed => line(Stroke::Dashed),
-            });
-            let at = (middle + 13.0, y + area.font * 0.35);
-            drawing.words(at, &entry.label, area.font, Ink::Text, Anchor::Start);
-        }
     }
 }
 
