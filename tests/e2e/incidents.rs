@@ -68,7 +68,7 @@ fn lines(dir: &Path) -> Vec<Value> {
     let mut lines = metrics(dir);
     for line in &mut lines {
         let line = line.as_object_mut().unwrap();
-        line.retain(|key, _| key != "seconds" && !key.ends_with("_s"));
+        line.retain(|key, _| key != "goodput" && !key.ends_with("seconds") && !key.ends_with("_s"));
     }
     lines
 }

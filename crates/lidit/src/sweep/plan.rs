@@ -14,6 +14,9 @@ use crate::doctor::memory::host_memory;
 use crate::outcome::Outcome;
 use crate::plan::{Duration, RateArgs};
 
+/// What a process on the CPU takes beside its plan: itself, and what reads its data. Measured (docs/features.md).
+const PROCESS_BYTES: f64 = 350e6;
+
 /// Arguments of `lidit sweep plan`.
 #[derive(clap::Args)]
 pub struct Args {
@@ -64,16 +67,16 @@ impl Limits {
     /// Every such run, with what it needs.
     pub fn refuse_what_cannot_fit(&self, grid: &Grid, device: DeviceArg, at_once: u64) -> Result<()> {
         let given = self.memory_gib.map(|gib| gib * f64::from(1 << 30));
-        let (limit, sharing) = match (given, device) {
-            (Some(limit), _) => (limit, 1),
+        let (limit, sharing, beside) = match (given, device) {
+            (Some(limit), _) => (limit, 1, 0.0),
             (None, DeviceArg::Cpu) => match host_memory() {
-                Some(free) => (free, at_once * u64::from(self.nproc)),
+                Some(free) => (free, at_once * u64::from(self.nproc), PROCESS_BYTES),
                 None => return Ok(()),
             },
             // Without the GPU at hand nobody knows.
             (None, DeviceArg::Cuda(_)) => return Ok(()),
         };
-        let needs = |point: &GridPoint| (sharing * point.planned.memory_bytes) as f64;
+        let needs = |point: &GridPoint| sharing as f64 * (point.planned.memory_bytes as f64 + beside);
         let mut refused = String::new();
         for point in grid.points.iter().filter(|point| needs(point) > limit) {
             write!(
