@@ -19,6 +19,7 @@ use crate::jsonl::null_is_nan;
 use crate::loss_watch::IncidentKind;
 use crate::optimizer::host;
 use crate::run_dir::RunDir;
+use crate::step_files::steps_in;
 
 /// The version of `incidents/step-N.json`.
 pub const FORMAT_VERSION: u32 = 1;
@@ -181,18 +182,7 @@ pub fn cut_back(run: &RunDir, done: u64) -> Result<()> {
 
 /// The steps of the lineage that have an incident, in order.
 pub fn steps(run: &RunDir) -> Result<Vec<u64>> {
-    let folder = run.incidents();
-    if !folder.exists() {
-        return Ok(Vec::new());
-    }
-    let mut steps = Vec::new();
-    for entry in fs::read_dir(&folder).with_context(|| format!("listing {}", folder.display()))? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        let step = name.strip_prefix("step-").and_then(|name| name.strip_suffix(".json"));
-        steps.extend(step.and_then(|step| step.parse::<u64>().ok()));
-    }
-    steps.sort_unstable();
-    Ok(steps)
+    steps_in(&run.incidents())
 }
 
 #[cfg(test)]

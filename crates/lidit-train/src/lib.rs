@@ -71,6 +71,7 @@ mod start;
 mod state;
 mod step;
 mod step_bench;
+mod step_files;
 mod step_stats;
 mod stop;
 mod stream_log;

@@ -11,6 +11,7 @@ use super::identity::ValidationIdentity;
 use crate::atomic::write_atomically;
 use crate::jsonl::null_is_nan;
 use crate::run_dir::RunDir;
+use crate::step_files::steps_in;
 
 /// The version of `validation/step-N.json`.
 const FORMAT_VERSION: u32 = 1;
@@ -118,7 +119,7 @@ impl ValidationRecord {
     /// # Errors
     /// There is none, or it can't be read.
     pub fn newest_of(run: &RunDir) -> Result<Self> {
-        let newest = steps(run)?.pop();
+        let newest = steps_in(&run.validation())?.pop();
         let step = newest.with_context(|| {
             format!(
                 "{} has no validation loss: train it with a [validation] table in its config, or lidit eval it",
@@ -173,27 +174,11 @@ fn mean_and_se(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
 
 /// Removes the records after step `done`: an attempt that goes on from there evaluates these steps again.
 pub(crate) fn cut_back(run: &RunDir, done: u64) -> Result<()> {
-    for step in steps(run)?.into_iter().filter(|&step| step > done) {
+    for step in steps_in(&run.validation())?.into_iter().filter(|&step| step > done) {
         let path = run.validation_of(step);
         fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
     }
     Ok(())
-}
-
-/// The steps that have a record, in order.
-fn steps(run: &RunDir) -> Result<Vec<u64>> {
-    let folder = run.validation();
-    if !folder.exists() {
-        return Ok(Vec::new());
-    }
-    let mut steps = Vec::new();
-    for entry in fs::read_dir(&folder).with_context(|| format!("listing {}", folder.display()))? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        let step = name.strip_prefix("step-").and_then(|name| name.strip_suffix(".json"));
-        steps.extend(step.and_then(|step| step.parse::<u64>().ok()));
-    }
-    steps.sort_unstable();
-    Ok(steps)
 }
 
 fn nulls_are_nan<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Vec<f32>>, D::Error> {
