@@ -105,7 +105,7 @@ impl TensorBoard {
     /// Tells the HPARAMS tab this run's settings: every leaf of `config`, by its dotted key.
     pub fn hparams(&mut self, config: &toml::Table) -> Result<()> {
         let mut info = SessionStartInfo::new();
-        info.set_hparams(hparams::leaves(config));
+        info.set_hparams(hparams::hparams(config));
         info.set_start_time_secs(self.start.as_secs_f64());
         let mut data = HParamsPluginData::new();
         data.set_session_start_info(info);

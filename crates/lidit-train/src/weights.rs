@@ -21,7 +21,7 @@ pub enum Weights {
 
 impl Weights {
     /// The same with its half-life, of a run that has `half_lives`; `None` if it lacks this one.
-    pub(crate) fn among(self, half_lives: &[u64]) -> Option<Self> {
+    pub fn among(self, half_lives: &[u64]) -> Option<Self> {
         match self {
             Self::Raw => Some(self),
             Self::Ema(None) => half_lives.iter().max().map(|&longest| Self::Ema(Some(longest))),

@@ -1,31 +1,24 @@
 //! In what two runs differ.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result};
-use lidit_train::RunConfig;
+use lidit_train::{RunConfig, leaves};
 use toml::{Table, Value};
 
-/// The first key in which two runs differ, but for those in `free`.
+/// The first key in which two runs differ, but for those in `free` and below them.
 pub fn first_difference(a: &RunConfig, b: &RunConfig, free: &[&str]) -> Result<Option<String>> {
-    let table = |config: &RunConfig| -> Result<Table> { config.to_toml()?.parse().context("a resolved config") };
-    Ok(different_key(&table(a)?, &table(b)?, "", free))
+    let [a, b] = [bound(a, free)?, bound(b, free)?];
+    let mut keys = a.keys().chain(b.keys());
+    Ok(keys.find(|key| a.get(*key) != b.get(*key)).cloned())
 }
 
-fn different_key(a: &Table, b: &Table, above: &str, free: &[&str]) -> Option<String> {
-    let mut keys: Vec<&String> = a.keys().chain(b.keys()).collect();
-    keys.sort_unstable();
-    keys.dedup();
-    keys.into_iter().find_map(|key| {
-        let path = if above.is_empty() {
-            key.clone()
-        } else {
-            format!("{above}.{key}")
-        };
-        if free.contains(&path.as_str()) {
-            return None;
-        }
-        match (a.get(key), b.get(key)) {
-            (Some(Value::Table(a)), Some(Value::Table(b))) => different_key(a, b, &path, free),
-            (a, b) => (a != b).then_some(path),
-        }
-    })
+/// The config's values whose keys are not free.
+fn bound(config: &RunConfig, free: &[&str]) -> Result<BTreeMap<String, Value>> {
+    let table: Table = config.to_toml()?.parse().context("a resolved config")?;
+    let is_free = |key: &str| {
+        free.iter()
+            .any(|&free| key == free || key.starts_with(&format!("{free}.")))
+    };
+    Ok(leaves(&table).into_iter().filter(|(key, _)| !is_free(key)).collect())
 }
