@@ -178,6 +178,48 @@ fn a_killed_sweep_goes_on_and_does_nothing_twice() {
 }
 
 #[test]
+fn an_evaluation_that_was_stopped_or_changed_is_done_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let evaluation = dir.path().join("scenes.toml");
+    let evaluate_in = |steps: u64| {
+        let base = root().join("configs/eval/scenes-32.toml");
+        let text = format!(
+            "include = [\"{}\"]\nweights = \"raw\"\n[scenes]\nprompts = 1\nimages = 1\n[sampler]\nsteps = {steps}\n",
+            base.display()
+        );
+        fs::write(&evaluation, text).unwrap();
+    };
+    let changes = [
+        ("values = [8, 16]", "values = [8]"),
+        ("steps = 4", "steps = 2"),
+        ("[change.data]", "[change.data]\nimage_size = 32"),
+        (
+            "features = \"shared\"",
+            "features = \"shared\"\nevaluate = \"scenes.toml\"",
+        ),
+    ];
+    let sweep = sweep(dir.path(), &changes);
+    let out = dir.path().join("out");
+    let run = out.join("runs/small-samples8");
+    evaluate_in(1000);
+    let mut child = spawn(&command("run", &sweep, &out, &["--index", "0"]));
+    wait_until(|| run.join("eval/scenes/pictures").exists());
+    send("TERM", child.id());
+    assert_eq!(child.wait().unwrap().code(), Some(75));
+    assert_eq!(
+        json(&command("status", &sweep, &out, &[]), 0)["runs"][0]["stage"],
+        "trained"
+    );
+    for steps in [2, 3] {
+        evaluate_in(steps);
+        assert_eq!(json(&command("run", &sweep, &out, &["--index", "0"]), 0)["done"], 1);
+        let done: Value = serde_json::from_slice(&fs::read(run.join("eval/scenes/eval.json")).unwrap()).unwrap();
+        assert_eq!(done["config"]["sampler"]["steps"], steps);
+    }
+    assert_eq!(attempts(&out), [("small-samples8".to_owned(), 1)]);
+}
+
+#[test]
 fn an_index_runs_one_and_two_processes_share_a_sweep() {
     let dir = tempfile::tempdir().unwrap();
     let sweep = sweep(dir.path(), &[]);
@@ -190,7 +232,17 @@ fn an_index_runs_one_and_two_processes_share_a_sweep() {
         .map(|words| &words[0])
         .collect();
     assert_eq!(commands, ["cache", "cache", "train"]);
-    assert!(!out.exists());
+    assert_eq!(fs::read_dir(out.join("runs")).unwrap().count(), 0);
+    // The commands do what the sweep itself would.
+    for words in planned["commands"].as_array().unwrap() {
+        let words: Vec<&str> = words
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|word| word.as_str().unwrap())
+            .collect();
+        json(&words, 0);
+    }
 
     assert_eq!(json(&command("run", &sweep, &out, &["--index", "2"]), 0)["done"], 1);
     assert_eq!(attempts(&out), [("large-samples8".to_owned(), 1)]);

@@ -13,8 +13,10 @@ use lidit_data::Dataset;
 use lidit_dist::World;
 use lidit_train::{Checkpoint, HeldOut, Judged, RunConfig, RunDir, ValidationRecord, ValidationSet, Weights};
 
-use self::config::EvalConfig;
-use self::evaluation::{Evaluation, Subject};
+pub use self::config::EvalConfig;
+pub use self::evaluation::Evaluation;
+use self::evaluation::Subject;
+pub use self::scenes::ScenesScores;
 use self::scenes::ScenesTest;
 use crate::artist::Artist;
 use crate::device::DeviceArg;
@@ -71,6 +73,26 @@ pub fn run(args: &Args) -> Result<Outcome> {
     }
 }
 
+/// Where a run's evaluation by the config file `config` goes.
+pub fn folder(run: &RunDir, config: &Path) -> PathBuf {
+    run.root().join("eval").join(config.file_stem().unwrap_or_default())
+}
+
+/// A run's evaluation by the config file at `path`; `None` where there is none, or it was by another `config` than that file
+/// is now.
+pub fn finished(run: &RunDir, path: &Path, config: &EvalConfig) -> Result<Option<Evaluation>> {
+    let half_lives = RunConfig::load(&run.config(), &[])?.train.ema_half_lives;
+    let Some(weights) = config.weights.among(&half_lives) else {
+        return Ok(None);
+    };
+    let config = EvalConfig {
+        weights,
+        ..config.clone()
+    };
+    let evaluation = Evaluation::read(&folder(run, path))?;
+    Ok(evaluation.filter(|evaluation| evaluation.is_by(&config)))
+}
+
 /// Evaluates the run's newest checkpoint, unless that is done.
 fn evaluate(args: &EvaluationArgs) -> Result<Outcome> {
     let begun = Instant::now();
@@ -86,10 +108,7 @@ fn evaluate(args: &EvaluationArgs) -> Result<Outcome> {
     let subject = Subject::of(&checkpoint, config.weights)?;
     let out = match &args.out {
         Some(out) => out.clone(),
-        None => run_dir
-            .root()
-            .join("eval")
-            .join(args.config.file_stem().unwrap_or_default()),
+        None => folder(&run_dir, &args.config),
     };
     if !args.force
         && let Some(done) = Evaluation::read(&out)?.filter(|done| done.is_of(&subject, &config))

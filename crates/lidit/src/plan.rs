@@ -11,7 +11,7 @@ use lidit_data::Dataset;
 use lidit_train::{RunConfig, Sharding, TokenSample, Way, readable_bytes, readable_count};
 use serde_json::{Value, json};
 
-pub use self::rate::{Duration, RateArgs};
+pub use self::rate::{Duration, RateArgs, positive};
 pub use self::run_price::Plan;
 use crate::fetch;
 use crate::outcome::Outcome;

@@ -1,13 +1,13 @@
 //! An evaluation on the disk: `eval.json`, written last.
 
 use std::fs;
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use lidit_scaling::scenes::Category;
-use lidit_train::{Checkpoint, LevelLoss, ValidationRecord, Weights};
+use lidit_train::{Checkpoint, LevelLoss, ValidationRecord, Weights, write_atomically};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -101,9 +101,22 @@ impl Evaluation {
 
     /// Whether it is of the same weights, by the same config and program.
     pub fn is_of(&self, subject: &Subject, config: &EvalConfig) -> bool {
-        self.subject == *subject
-            && json!(self.config) == json!(config)
-            && self.lidit_version == env!("CARGO_PKG_VERSION")
+        self.subject == *subject && self.is_by(config) && self.lidit_version == env!("CARGO_PKG_VERSION")
+    }
+
+    /// Whether it is by `config`, whose weights are named.
+    pub fn is_by(&self, config: &EvalConfig) -> bool {
+        json!(self.config) == json!(config)
+    }
+
+    /// Optimizer steps of the weights.
+    pub fn step(&self) -> u64 {
+        self.subject.step
+    }
+
+    /// What the judge says, where it was asked.
+    pub fn scenes(&self) -> Option<&ScenesScores> {
+        self.scenes.as_ref()
     }
 
     /// Makes `out` ready: what is left of an earlier evaluation goes, `eval.json` first.
@@ -132,15 +145,7 @@ impl Evaluation {
 
     /// Writes `eval.json` into `out`, whole or not at all.
     pub fn write(&self, out: &Path) -> Result<()> {
-        let path = out.join(FILE);
-        let partial = out.join(format!(".{FILE}.partial"));
-        let write = || -> Result<()> {
-            let mut file = fs::File::create(&partial)?;
-            file.write_all(&serde_json::to_vec_pretty(self)?)?;
-            file.sync_all()?;
-            Ok(fs::rename(&partial, &path)?)
-        };
-        write().with_context(|| format!("writing {}", path.display()))
+        write_atomically(&out.join(FILE), &serde_json::to_vec_pretty(self)?)
     }
 
     /// What the command says of it.

@@ -29,7 +29,8 @@ pub struct RateArgs {
     pub device: DeviceArg,
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+/// A number above 0, as clap wants its parsers.
+pub fn positive(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| "a number is needed".to_owned())?;
     if number > 0.0 && number.is_finite() {
         Ok(number)
@@ -50,16 +51,6 @@ pub struct Duration {
 }
 
 impl RateArgs {
-    /// Nobody asks how long it takes.
-    pub fn none(device: DeviceArg) -> Self {
-        Self {
-            flops_per_s: None,
-            measure: false,
-            price: None,
-            device,
-        }
-    }
-
     /// FLOPs a second of one device for the network of `config`; `None` where nobody said or asked.
     pub fn flops_per_s(&self, config: &RunConfig, sample: &TokenSample) -> Result<Option<f64>> {
         if !self.measure {

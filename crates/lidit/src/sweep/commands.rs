@@ -43,7 +43,7 @@ impl Commands<'_> {
         self.on(job, words)
     }
 
-    /// Evaluates a run by the config `evaluate`.
+    /// Evaluates a run by the config file `evaluate`.
     pub fn evaluate(&self, point: &GridPoint, evaluate: &Path, job: usize) -> Vec<String> {
         let run = text(&self.folder.run(&point.planned.name));
         self.on(job, vec!["eval".to_owned(), text(evaluate), "--run".to_owned(), run])

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use lidit_scaling::law::Point;
+use lidit_scaling::law::{Point, Table};
 use lidit_train::metrics::{self, StepRecord};
 use lidit_train::{RunConfig, RunDir};
 use serde_json::Value;
@@ -15,7 +15,7 @@ use super::state::{Stage, State, read_json};
 /// Keys in which runs of one law may differ: size, length, and what follows from them or changes no result.
 const FREE_KEYS: [&str; 26] = [
     "data.max_samples",
-    "encoders.cache",
+    "encoders.cache.rows_per_file",
     "encoders.features",
     "encoders.remember",
     "model.depth",
@@ -43,20 +43,20 @@ const FREE_KEYS: [&str; 26] = [
 ];
 
 /// A run that has done all its steps.
-pub struct Finished {
+struct Finished {
     /// As it was planned.
-    pub planned: PlannedPoint,
+    planned: PlannedPoint,
     /// Its resolved config.
-    pub config: RunConfig,
+    config: RunConfig,
     /// `result.json`.
-    pub result: Value,
+    result: Value,
     /// Its last logged step.
-    pub last: StepRecord,
+    last: StepRecord,
 }
 
 impl Finished {
     /// The finished runs of `folder`, in the grid's order. Of an axis named in `only` (`AXIS=VALUE` each), only that value.
-    pub fn of(folder: &SweepFolder, points: &Points, only: &[String]) -> Result<Vec<Self>> {
+    fn of(folder: &SweepFolder, points: &Points, only: &[String]) -> Result<Vec<Self>> {
         let mut wanted: Vec<&PlannedPoint> = points.grid.iter().collect();
         for choice in only {
             let (axis, value) = choice
@@ -72,7 +72,7 @@ impl Finished {
         }
         let mut finished = Vec::new();
         for point in wanted {
-            let state = State::of(folder, point, points.evaluate.as_deref())?;
+            let state = State::of(folder, point, points.evaluate.as_ref())?;
             if matches!(state.stage, Stage::Trained | Stage::Done) {
                 finished.push(Self::read(&folder.run(&point.name), point)?);
             }
@@ -94,7 +94,7 @@ impl Finished {
     }
 
     /// The run for the law. Its loss is the one on the fixed triples.
-    pub fn point(&self) -> Result<Point> {
+    fn point(&self) -> Result<Point> {
         let name = &self.planned.name;
         let loss = self.result["val_loss"].as_f64().with_context(|| {
             format!("run {name} has no validation loss, the only one that runs can be compared by: give the base config a [validation]")
@@ -112,9 +112,23 @@ impl Finished {
     }
 }
 
+/// The finished runs of a sweep as a table for the law, and the image tokens of a sample.
+///
+/// # Errors
+/// There are none, or no one law can hold for all of them.
+pub fn law_table(folder: &SweepFolder, points: &Points, only: &[String]) -> Result<(Table, Option<f64>)> {
+    let runs = Finished::of(folder, points, only)?;
+    check_alike(&runs)?;
+    let table = Table {
+        points: runs.iter().map(Finished::point).collect::<Result<_>>()?,
+        ignored: Vec::new(),
+    };
+    Ok((table, runs.first().map(|run| run.planned.image_tokens as f64)))
+}
+
 /// Refuses runs that no one law can hold for: of another objective, VAE, resolution, prompt, network but its size, or
 /// judged on other triples.
-pub fn check_alike(runs: &[Finished]) -> Result<()> {
+fn check_alike(runs: &[Finished]) -> Result<()> {
     let Some(first) = runs.first() else {
         bail!("no run of the sweep is finished: lidit sweep status says how far they are")
     };

@@ -8,7 +8,7 @@ use lidit_scaling::law::{Fit, FitOptions, Table};
 use serde_json::Value;
 
 use super::SweepArgs;
-use super::finished::{Finished, check_alike};
+use super::finished::law_table;
 use crate::outcome::Outcome;
 
 /// Keys that scripts may rely on; null when the joint law could not be fitted.
@@ -66,13 +66,8 @@ impl Args {
             dir: self.dir.clone(),
         };
         let folder = sweep.folder()?;
-        let runs = Finished::of(&folder, &folder.points()?, &self.only)?;
-        check_alike(&runs)?;
-        options.tokens_per_sample = runs.first().map(|run| run.planned.image_tokens as f64);
-        let table = Table {
-            points: runs.iter().map(Finished::point).collect::<Result<_>>()?,
-            ignored: Vec::new(),
-        };
+        let (table, tokens_per_sample) = law_table(&folder, &folder.points()?, &self.only)?;
+        options.tokens_per_sample = tokens_per_sample;
         Ok((folder.root().to_owned(), table, options))
     }
 }

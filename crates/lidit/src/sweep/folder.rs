@@ -10,11 +10,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use lidit_train::{Stop, write_atomically};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::eval::EvalConfig;
 
 /// Between two looks at whether a lock is free.
 const WAIT: Duration = Duration::from_millis(100);
 /// Version of `points.json`.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 /// Where a sweep is kept.
 #[derive(Clone, Debug)]
@@ -30,10 +33,22 @@ pub struct Points {
     format_version: u32,
     /// Where the sweep's file lay.
     pub sweep: PathBuf,
-    /// The evaluation that finished runs are put through: a path.
-    pub evaluate: Option<PathBuf>,
+    /// What finished runs are put through.
+    pub evaluate: Option<PlannedEvaluation>,
+    /// FLOPs of encoding what the runs share, once.
+    pub features_flops: f64,
     /// In the order of the grid.
     pub grid: Vec<PlannedPoint>,
+}
+
+/// The evaluation of a sweep's finished runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlannedEvaluation {
+    /// Its file.
+    pub path: PathBuf,
+    /// What that file says.
+    pub config: EvalConfig,
 }
 
 /// One run of the sweep as it was planned.
@@ -70,6 +85,24 @@ pub struct PlannedPoint {
     pub memory_bytes: u64,
 }
 
+impl Points {
+    /// What the sweep's file at `sweep` made of its runs.
+    pub fn new(
+        sweep: &Path,
+        evaluate: Option<PlannedEvaluation>,
+        features_flops: f64,
+        grid: Vec<PlannedPoint>,
+    ) -> Result<Self> {
+        Ok(Self {
+            format_version: FORMAT_VERSION,
+            sweep: std::path::absolute(sweep)?,
+            evaluate,
+            features_flops,
+            grid,
+        })
+    }
+}
+
 impl SweepFolder {
     /// The folder `root`, which may not exist yet, for the sweep called `sweep`. Sweeps that share a folder share the runs
     /// that they have in common.
@@ -102,12 +135,6 @@ impl SweepFolder {
         self.root.join("features").join(key)
     }
 
-    /// A run's evaluation by the config `evaluate`.
-    pub fn evaluation(&self, name: &str, evaluate: &Path) -> PathBuf {
-        let stem = evaluate.file_stem().unwrap_or_default();
-        self.run(name).join("eval").join(stem).join("eval.json")
-    }
-
     /// Makes the folders.
     pub fn create(&self) -> Result<()> {
         for folder in ["runs", "configs", "logs", "features", "locks"] {
@@ -122,14 +149,8 @@ impl SweepFolder {
     }
 
     /// Writes the points.
-    pub fn write_points(&self, sweep: &Path, evaluate: Option<&Path>, points: Vec<PlannedPoint>) -> Result<()> {
-        let points = Points {
-            format_version: FORMAT_VERSION,
-            sweep: std::path::absolute(sweep)?,
-            evaluate: evaluate.map(Path::to_owned),
-            grid: points,
-        };
-        write_atomically(&self.points_file(), &serde_json::to_vec_pretty(&points)?)
+    pub fn write_points(&self, points: &Points) -> Result<()> {
+        write_atomically(&self.points_file(), &serde_json::to_vec_pretty(points)?)
     }
 
     /// Reads the points.
@@ -147,13 +168,15 @@ impl SweepFolder {
             ),
             Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
         };
-        let points: Points = serde_json::from_slice(&bytes).with_context(|| format!("reading {}", path.display()))?;
+        let within = || format!("reading {}", path.display());
+        let value: Value = serde_json::from_slice(&bytes).with_context(within)?;
         ensure!(
-            points.format_version == FORMAT_VERSION,
-            "{} has format_version {}, this lidit reads {FORMAT_VERSION}",
+            value["format_version"] == FORMAT_VERSION,
+            "{} has format_version {}, this lidit reads {FORMAT_VERSION}: lidit sweep run writes it anew",
             path.display(),
-            points.format_version
+            value["format_version"]
         );
+        let points: Points = serde_json::from_value(value).with_context(within)?;
         Ok(points)
     }
 

@@ -1,6 +1,7 @@
 //! A sweep's file with every run of it resolved and priced.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -9,14 +10,15 @@ use lidit_scaling::sweep::{Choice, Features, Given, Price, Settled, Sweep};
 use lidit_train::{ConfigFile, Remember, RunConfig, TokenSample};
 use sha2::{Digest, Sha256};
 
-use super::folder::{PlannedPoint, SweepFolder};
+use super::folder::{PlannedEvaluation, PlannedPoint, Points, SweepFolder};
+use crate::eval::EvalConfig;
 use crate::fetch;
 use crate::plan::{Plan, RateArgs};
 
 /// A sweep, ready to be planned or run.
 pub struct Grid {
     /// The evaluation that finished runs are put through.
-    pub evaluate: Option<PathBuf>,
+    pub evaluate: Option<PlannedEvaluation>,
     /// In the order of the file: the last axis fastest.
     pub points: Vec<GridPoint>,
     /// What runs share, where they share features.
@@ -47,16 +49,31 @@ pub struct SharedFeatures {
     pub bytes: f64,
 }
 
-/// Captions that were tokenized, by what decides them.
+/// Data that was opened, by what decides its captions' tokens.
 #[derive(Default)]
-struct Samples(BTreeMap<String, TokenSample>);
+struct Samples(BTreeMap<String, Opened>);
+
+/// What prices take of a run's data.
+struct Opened {
+    /// Unique samples.
+    unique: u64,
+    /// Captions, tokenized for the run's encoders.
+    sample: TokenSample,
+}
 
 impl Grid {
-    /// Reads the sweep at `path`, kept in `folder`, for runs of `world` ranks each; `base` replaces the file's own.
+    /// Reads the sweep at `path`, kept in `folder`, for runs of `world` ranks each; `base` replaces the file's own, `rate`
+    /// says how long the runs take.
     ///
     /// # Errors
     /// The file, or one of its runs: named.
-    pub fn read(path: &Path, base: Option<&Path>, folder: &SweepFolder, world: u64, rate: &RateArgs) -> Result<Self> {
+    pub fn read(
+        path: &Path,
+        base: Option<&Path>,
+        folder: &SweepFolder,
+        world: u64,
+        rate: Option<&RateArgs>,
+    ) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| format!("reading sweep {}", path.display()))?;
         let within = || format!("in sweep {}", path.display());
         let sweep = Sweep::parse(&text).with_context(within)?;
@@ -69,19 +86,10 @@ impl Grid {
             path.display(),
             base_path.display()
         );
-        let evaluate = sweep
-            .evaluate
-            .as_ref()
-            .map(|config| std::path::absolute(beside.join(config)))
-            .transpose()?;
-        if let Some(config) = &evaluate {
-            ensure!(
-                config.is_file(),
-                "in sweep {}: key `evaluate`: there is no {}",
-                path.display(),
-                config.display()
-            );
-        }
+        let evaluate = sweep.evaluate.as_ref().map(|config| evaluation(&beside.join(config)));
+        let evaluate = evaluate
+            .transpose()
+            .with_context(|| format!("in sweep {}: key `evaluate`", path.display()))?;
         let choices = sweep.choices().with_context(within)?;
         let runs = choices.len() as u64;
         let mut samples = Samples::default();
@@ -117,9 +125,11 @@ impl Grid {
         })
     }
 
-    /// The numbers of all points.
-    pub fn planned(&self) -> Vec<PlannedPoint> {
-        self.points.iter().map(|point| point.planned.clone()).collect()
+    /// All that is known of the runs of the sweep's file at `sweep` before they begin.
+    pub fn planned(&self, sweep: &Path) -> Result<Points> {
+        let points = self.points.iter().map(|point| point.planned.clone());
+        let features_flops = self.features.iter().map(|features| features.flops).sum();
+        Points::new(sweep, self.evaluate.clone(), features_flops, points.collect())
     }
 }
 
@@ -132,22 +142,36 @@ impl SharedFeatures {
 }
 
 impl GridPoint {
+    /// Whether training or validation takes its states from the features in `folder`.
+    pub fn reads(&self, folder: &Path) -> bool {
+        let held_out = self.config.validation.as_ref().and_then(|set| set.features.as_ref());
+        self.config
+            .encoders
+            .features
+            .iter()
+            .chain(held_out)
+            .any(|path| path == folder)
+    }
+
     fn of(
         choice: Choice,
         config: RunConfig,
         (runs, world): (u64, u64),
-        rate: &RateArgs,
+        rate: Option<&RateArgs>,
         samples: &mut Samples,
         rates: &mut BTreeMap<String, Option<f64>>,
     ) -> Result<Self> {
-        let dataset = Dataset::open(&config.data)?;
         let plan = price(&config, samples, runs, world)?;
         // One measurement serves all runs of a network.
         let network = serde_json::to_string(&(&config.model, config.train.precision, config.train.micro_batch))?;
         let flops_per_s = if let Some(known) = rates.get(&network) {
             *known
         } else {
-            let measured = rate.flops_per_s(&config, samples.of(&config)?)?;
+            let sample = &samples.of(&config)?.sample;
+            let measured = rate
+                .map(|rate| rate.flops_per_s(&config, sample))
+                .transpose()?
+                .flatten();
             rates.insert(network, measured);
             measured
         };
@@ -164,7 +188,7 @@ impl GridPoint {
                 global_batch: config.train.global_batch as u64,
                 lr: config.train.lr,
                 samples_seen: config.train.steps * config.train.global_batch as u64,
-                unique_samples: dataset.len(),
+                unique_samples: samples.of(&config)?.unique,
                 c_model: plan.compute.model,
                 c_encoder: plan.compute.encoder,
                 memory_bytes: plan.memory.total(),
@@ -177,16 +201,25 @@ impl GridPoint {
 }
 
 impl Samples {
-    /// Captions of this config's data, tokenized for its encoders.
-    fn of(&mut self, config: &RunConfig) -> Result<&TokenSample> {
-        let key = captions_key(config)?;
-        if !self.0.contains_key(&key) {
-            let dataset = Dataset::open(&config.data)?;
-            let sample = TokenSample::take(&config.encoders, &dataset, &fetch::resolve_model)?;
-            self.0.insert(key.clone(), sample);
-        }
-        self.0.get(&key).context("the sample just taken")
+    /// Of this config's data and encoders.
+    fn of(&mut self, config: &RunConfig) -> Result<&Opened> {
+        Ok(match self.0.entry(captions_key(config)?) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let dataset = Dataset::open(&config.data)?;
+                let sample = TokenSample::take(&config.encoders, &dataset, &fetch::resolve_model)?;
+                let unique = dataset.len();
+                entry.insert(Opened { unique, sample })
+            }
+        })
     }
+}
+
+fn evaluation(path: &Path) -> Result<PlannedEvaluation> {
+    Ok(PlannedEvaluation {
+        config: EvalConfig::load(path, &[])?,
+        path: path.canonicalize()?,
+    })
 }
 
 /// The run of a choice, with the sweep's rules applied.
@@ -198,7 +231,7 @@ fn resolve(sweep: &Sweep, base: &ConfigFile, path: &Path, choice: &Choice, sampl
     let config = file.run(&[])?;
     let plan = price(&config, samples, 1, 1)?;
     let given = Given {
-        samples: Dataset::open(&config.data)?.len(),
+        samples: samples.of(&config)?.unique,
         steps: config.train.steps,
         batch: config.train.global_batch as u64,
     };
@@ -230,7 +263,7 @@ fn sets(settled: &Settled) -> Vec<String> {
 }
 
 fn price(config: &RunConfig, samples: &mut Samples, runs: u64, world: u64) -> Result<Plan> {
-    let sample = samples.of(config)?.clone();
+    let sample = samples.of(config)?.sample.clone();
     Plan::of(config, sample, runs, world)
 }
 

@@ -12,7 +12,7 @@ use super::{BaseArgs, SweepArgs};
 use crate::device::DeviceArg;
 use crate::doctor::memory::host_memory;
 use crate::outcome::Outcome;
-use crate::plan::{Duration, RateArgs};
+use crate::plan::{Duration, RateArgs, positive};
 
 /// What a process on the CPU takes beside its plan: itself, and what reads its data. Measured (docs/features.md).
 const PROCESS_BYTES: f64 = 350e6;
@@ -37,7 +37,7 @@ pub struct Limits {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub nproc: u16,
     /// Memory of a device in GiB; a run that needs more is refused [default: what this host has free, for --device cpu].
-    #[arg(long, value_name = "GIB")]
+    #[arg(long, value_name = "GIB", value_parser = positive)]
     memory_gib: Option<f64>,
 }
 
@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let folder = args.sweep.folder()?;
     let base = args.base.base.as_deref();
     let world = u64::from(args.limits.nproc);
-    let grid = Grid::read(&args.sweep.sweep, base, &folder, world, &args.rate)?;
+    let grid = Grid::read(&args.sweep.sweep, base, &folder, world, Some(&args.rate))?;
     let timed = grid.points.iter().map(|point| args.time_of(point)).collect::<Vec<_>>();
     let report = Report { grid: &grid, timed };
     args.limits.refuse_what_cannot_fit(&grid, args.rate.device, 1)?;

@@ -1,7 +1,7 @@
 //! One process of a run of a sweep.
 
 use std::fs::File;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -22,7 +22,7 @@ const STOPPED: i32 = 75;
 pub enum Ended {
     /// With 0.
     Done,
-    /// With 75.
+    /// With 75, or by the signal that was handed on to it.
     Stopped,
     /// With another exit code, or by a signal (`None`).
     Failed(Option<i32>),
@@ -57,6 +57,8 @@ pub fn run(arguments: &[String], threads: Option<(&str, String)>, log: &Path, st
             return Ok(match status.code() {
                 Some(0) => Ended::Done,
                 Some(STOPPED) => Ended::Stopped,
+                // Not every command waits for a good moment to stop in: a killed evaluation starts anew.
+                None if told && status.signal() == Some(SIGTERM) => Ended::Stopped,
                 code => Ended::Failed(code),
             });
         }

@@ -7,18 +7,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use lidit_scaling::law::{Fit, FitOptions};
 use lidit_scaling::report::{CurveSample, Picture, Report, ReportRun, RunStatus, Score};
-use lidit_scaling::scenes::{CategoryScore, QuartileScore, Split};
+use lidit_scaling::scenes::Split;
 use lidit_train::metrics::{self, StepRecord};
-use lidit_train::{RunConfig, RunDir};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use lidit_train::{RunConfig, RunDir, history, leaves, readable_count};
+use serde_json::json;
 
 use super::SweepArgs;
-use super::finished::{Finished, check_alike};
+use super::finished::law_table;
 use super::fit::OptionArgs;
-use super::folder::{PlannedPoint, Points, SweepFolder};
+use super::folder::{PlannedEvaluation, PlannedPoint, Points, SweepFolder};
 use super::state::{Stage, State, read_json};
+use crate::eval::{self, ScenesScores};
 use crate::outcome::Outcome;
+use crate::plan::positive;
 
 /// Points of a curve, at most.
 const CURVE: usize = 200;
@@ -34,7 +35,7 @@ pub struct Args {
     #[arg(long, value_name = "AXIS=VALUE")]
     only: Vec<String>,
     /// What an hour of one device costs.
-    #[arg(long, value_name = "PRICE", requires = "currency")]
+    #[arg(long, value_name = "PRICE", requires = "currency", value_parser = positive)]
     price: Option<f64>,
     /// In what, such as USD.
     #[arg(long, value_name = "NAME", requires = "price")]
@@ -44,29 +45,6 @@ pub struct Args {
     out: Option<PathBuf>,
     #[command(flatten)]
     options: OptionArgs,
-}
-
-/// What the report reads of `eval.json`.
-#[derive(Deserialize)]
-struct Evaluated {
-    scenes: Option<Judged>,
-}
-
-/// Its Scenes.
-#[derive(Deserialize)]
-struct Judged {
-    counts: bool,
-    categories: Vec<CategoryScore>,
-    quartiles: Vec<QuartileScore>,
-    pictures: Vec<JudgedPicture>,
-}
-
-/// One of its pictures.
-#[derive(Deserialize)]
-struct JudgedPicture {
-    file: PathBuf,
-    prompt: String,
-    right: Vec<bool>,
 }
 
 /// Writes the page.
@@ -94,6 +72,12 @@ pub fn run(args: &Args) -> Result<Outcome> {
         notes.push(format!(
             "Scores of these runs mean nothing yet: their single objects are not above chance by 5 standard errors: {}.",
             uncounted.join(", ")
+        ));
+    }
+    if points.features_flops > 0.0 {
+        notes.push(format!(
+            "The runs read shared features; encoding them took {} FLOPs once, which are in no run's C_encoder.",
+            readable_count(points.features_flops)
         ));
     }
     let finished = runs.iter().filter(|run| run.status == RunStatus::Finished).count();
@@ -124,9 +108,9 @@ pub fn run(args: &Args) -> Result<Outcome> {
 fn made(points: &Points, folder: &SweepFolder) -> Result<String> {
     let mut newest = String::new();
     for point in &points.grid {
-        let history = folder.run(&point.name).join("history.jsonl");
-        if history.exists()
-            && let Some(last) = lidit_train::history::read(&history)?.last()
+        let path = folder.run(&point.name).join("history.jsonl");
+        if path.exists()
+            && let Some(last) = history::read(&path)?.last()
         {
             newest = newest.max(last.time.clone());
         }
@@ -135,14 +119,12 @@ fn made(points: &Points, folder: &SweepFolder) -> Result<String> {
 }
 
 fn fit(folder: &SweepFolder, points: &Points, args: &Args) -> Result<Fit> {
-    let runs = Finished::of(folder, points, &args.only)?;
-    check_alike(&runs)?;
-    let table: Vec<_> = runs.iter().map(Finished::point).collect::<Result<_>>()?;
+    let (table, tokens_per_sample) = law_table(folder, points, &args.only)?;
     let options = FitOptions {
-        tokens_per_sample: runs.first().map(|run| run.planned.image_tokens as f64),
+        tokens_per_sample,
         ..args.options.options()
     };
-    Ok(Fit::of(&table, options)?)
+    Ok(Fit::of(&table.points, options)?)
 }
 
 /// A run, and whether its scores count, where it has any.
@@ -152,7 +134,7 @@ fn report_run(
     point: &PlannedPoint,
     price: Option<f64>,
 ) -> Result<(ReportRun, Option<bool>)> {
-    let state = State::of(folder, point, points.evaluate.as_deref())?;
+    let state = State::of(folder, point, points.evaluate.as_ref())?;
     let mut run = ReportRun {
         name: point.name.clone(),
         status: status_of(state.stage),
@@ -185,34 +167,40 @@ fn report_run(
         run.se = result["val_loss_se"].as_f64();
         run.seconds = result["wall_seconds"].as_f64();
         run.goodput = result["goodput"].as_f64();
-        run.devices = Some(1.0);
+        run.devices = devices(&run_dir)?;
         run.cost = run.device_hours().zip(price).map(|(hours, price)| hours * price);
     }
     let mut counts = None;
-    if let Some(evaluate) = &points.evaluate {
-        let path = folder.evaluation(&point.name, evaluate);
-        if let Some(value) = read_json(&path)? {
-            counts = judged(&mut run, value, &path)?;
-        }
+    if let Some(PlannedEvaluation { path, config }) = &points.evaluate
+        && let Some(evaluation) = eval::finished(&run_dir, path, config)?
+        && let Some(scenes) = evaluation.scenes()
+    {
+        judged(&mut run, scenes, &eval::folder(&run_dir, path))?;
+        counts = Some(scenes.counts);
     }
     Ok((run, counts))
 }
 
-/// Adds what `eval.json` at `path` says; answers whether its scores count.
-fn judged(run: &mut ReportRun, value: Value, path: &Path) -> Result<Option<bool>> {
-    let evaluated: Evaluated = serde_json::from_value(value).with_context(|| format!("reading {}", path.display()))?;
-    let Some(scenes) = evaluated.scenes else {
-        return Ok(None);
-    };
+/// Ranks of the run's last attempt, a device each.
+fn devices(run: &RunDir) -> Result<Option<f64>> {
+    let events = history::read(&run.history())?;
+    let ranks = events.iter().rev().find_map(|line| match line.event {
+        history::Event::Started { world_size, .. } => Some(world_size as f64),
+        _ => None,
+    });
+    Ok(ranks)
+}
+
+/// Adds what the judge says of the pictures in `folder`.
+fn judged(run: &mut ReportRun, scenes: &ScenesScores, folder: &Path) -> Result<()> {
     for line in scenes.categories.iter().filter(|line| line.split == Split::All) {
         run.scores.insert(line.category.name().to_owned(), score(&line.score));
     }
     run.quartiles = scenes.quartiles.iter().map(|line| score(&line.score)).collect();
-    let beside = path.parent().unwrap_or(Path::new(""));
     // Some of each category: they follow each other.
     let stride = scenes.pictures.len().div_ceil(PICTURES).max(1);
     for picture in scenes.pictures.iter().step_by(stride) {
-        let file = beside.join(&picture.file);
+        let file = folder.join(&picture.file);
         let right = picture.right.iter().filter(|right| **right).count();
         run.pictures.push(Picture {
             png: fs::read(&file).with_context(|| format!("reading {}", file.display()))?,
@@ -221,7 +209,7 @@ fn judged(run: &mut ReportRun, value: Value, path: &Path) -> Result<Option<bool>
             right: Some(right == picture.right.len()),
         });
     }
-    Ok(Some(scenes.counts))
+    Ok(())
 }
 
 fn score(score: &lidit_scaling::scenes::Score) -> Score {
@@ -264,33 +252,9 @@ fn curve(steps: &[StepRecord]) -> Vec<CurveSample> {
 /// A config's values by their dotted keys.
 fn flat(config: &RunConfig) -> Result<BTreeMap<String, String>> {
     let table: toml::Table = config.to_toml()?.parse().context("a resolved config")?;
-    let mut flat = BTreeMap::new();
-    flatten("", &toml::Value::Table(table), &mut flat);
-    Ok(flat)
-}
-
-fn flatten(key: &str, value: &toml::Value, flat: &mut BTreeMap<String, String>) {
-    let inner = |name: &str| {
-        if key.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{key}.{name}")
-        }
-    };
-    match value {
-        toml::Value::Table(table) => table
-            .iter()
-            .for_each(|(name, value)| flatten(&inner(name), value, flat)),
-        toml::Value::Array(items) if items.iter().any(toml::Value::is_table) => {
-            for (i, value) in items.iter().enumerate() {
-                flatten(&inner(&i.to_string()), value, flat);
-            }
-        }
-        toml::Value::String(text) => {
-            flat.insert(key.to_owned(), text.clone());
-        }
-        value => {
-            flat.insert(key.to_owned(), value.to_string());
-        }
-    }
+    let text = |value: toml::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    Ok(leaves(&table)
+        .into_iter()
+        .map(|(key, value)| (key, text(value)))
+        .collect())
 }

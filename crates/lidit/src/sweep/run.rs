@@ -16,7 +16,6 @@ use super::state::Stage;
 use super::{BaseArgs, SweepArgs};
 use crate::device::DeviceArg;
 use crate::outcome::{Exit, Outcome};
-use crate::plan::RateArgs;
 
 /// Arguments of `lidit sweep run`.
 #[derive(clap::Args)]
@@ -36,7 +35,7 @@ pub struct Args {
     /// cpu or cuda.
     #[arg(long, default_value = "cpu")]
     device: DeviceArg,
-    /// Print the commands of unfinished runs and run nothing.
+    /// Write the runs' configs, print the commands of unfinished runs and run nothing.
     #[arg(long)]
     dry_run: bool,
 }
@@ -48,7 +47,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let folder = args.sweep.folder()?;
     let base = args.base.base.as_deref();
     let world = u64::from(args.limits.nproc);
-    let grid = Grid::read(&args.sweep.sweep, base, &folder, world, &RateArgs::none(args.device))?;
+    let grid = Grid::read(&args.sweep.sweep, base, &folder, world, None)?;
     args.limits
         .refuse_what_cannot_fit(&grid, args.device, u64::from(args.jobs))?;
     let wanted = args.wanted(&grid)?;
@@ -64,19 +63,22 @@ pub fn run(args: &Args) -> Result<Outcome> {
             device: args.device,
         },
     };
-    if args.dry_run {
-        return dry_run(&runner, &wanted);
-    }
     folder.create()?;
     // Several processes may begin the same sweep at once.
     let Some(settling) = folder.lock("settling", &stop, || ())? else {
         return outcome(&runner, &wanted, &[]);
     };
-    folder.write_points(&args.sweep.sweep, grid.evaluate.as_deref(), grid.planned())?;
+    folder.write_points(&grid.planned(&args.sweep.sweep)?)?;
     for &index in &wanted {
         args.settle_config(&folder, &grid.points[index])?;
     }
+    for features in &grid.features {
+        write_atomically(&folder.config(&features.name()), features.config.to_toml()?.as_bytes())?;
+    }
     drop(settling);
+    if args.dry_run {
+        return dry_run(&runner, &wanted);
+    }
     if !runner.write_features(&wanted)? {
         return outcome(&runner, &wanted, &[]);
     }
@@ -133,9 +135,8 @@ impl Args {
 /// What would be run, one command a line.
 fn dry_run(runner: &Runner<'_>, wanted: &[usize]) -> Result<Outcome> {
     let mut commands: Vec<Vec<String>> = runner
-        .grid
-        .features
-        .iter()
+        .needed_features(wanted)?
+        .into_iter()
         .map(|features| runner.commands.cache(features))
         .collect();
     for &index in wanted {
@@ -147,7 +148,7 @@ fn dry_run(runner: &Runner<'_>, wanted: &[usize]) -> Result<Outcome> {
         if let Some(evaluate) = &runner.grid.evaluate
             && stage != Stage::Done
         {
-            commands.push(runner.commands.evaluate(point, evaluate, 0));
+            commands.push(runner.commands.evaluate(point, &evaluate.path, 0));
         }
     }
     let lines: Vec<String> = commands

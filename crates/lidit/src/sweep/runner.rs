@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail, ensure};
-use lidit_train::{Stop, write_atomically};
+use lidit_train::Stop;
 
 use super::commands::Commands;
 use super::folder::SweepFolder;
@@ -45,27 +45,25 @@ pub struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    /// Encodes what unfinished runs share; answers whether it came to its end.
-    pub fn write_features(&self, wanted: &[usize]) -> Result<bool> {
+    /// What of the runs' shared features those of `wanted` still read that are not trained.
+    pub fn needed_features(&self, wanted: &[usize]) -> Result<Vec<&SharedFeatures>> {
+        let mut needed = Vec::new();
         for features in &self.grid.features {
-            let mut needed = false;
             for &index in wanted {
                 let point = &self.grid.points[index];
-                let held_out = point.config.validation.as_ref().and_then(|set| set.features.as_ref());
-                let reads = point
-                    .config
-                    .encoders
-                    .features
-                    .iter()
-                    .chain(held_out)
-                    .any(|path| *path == features.folder);
-                needed |= reads
-                    && matches!(
-                        self.state(point)?.stage,
-                        Stage::Waiting | Stage::Training | Stage::Failed
-                    );
+                if point.reads(&features.folder) && !self.is_trained(point)? {
+                    needed.push(features);
+                    break;
+                }
             }
-            if needed && !self.encode(features)? {
+        }
+        Ok(needed)
+    }
+
+    /// Encodes what unfinished runs share; answers whether it came to its end.
+    pub fn write_features(&self, wanted: &[usize]) -> Result<bool> {
+        for features in self.needed_features(wanted)? {
+            if !self.encode(features)? {
                 return Ok(false);
             }
         }
@@ -78,8 +76,6 @@ impl Runner<'_> {
         let Some(_lock) = self.folder.lock(&name, self.stop, waits)? else {
             return Ok(false);
         };
-        let config = self.folder.config(&name);
-        write_atomically(&config, features.config.to_toml()?.as_bytes())?;
         say(&format!("{name}: encoding what is not there yet"));
         let log = self.folder.log(&name);
         let arguments = self.commands.cache(features);
@@ -153,7 +149,7 @@ impl Runner<'_> {
             && state.stage == Stage::Trained
         {
             say(&format!("{place}: evaluating"));
-            if !self.process(&self.commands.evaluate(point, evaluate, job), name)? {
+            if !self.process(&self.commands.evaluate(point, &evaluate.path, job), name)? {
                 return Ok(());
             }
             state = self.state(point)?;
@@ -196,7 +192,12 @@ impl Runner<'_> {
 
     /// How far a run is.
     pub fn state(&self, point: &GridPoint) -> Result<State> {
-        State::of(self.folder, &point.planned, self.grid.evaluate.as_deref())
+        State::of(self.folder, &point.planned, self.grid.evaluate.as_ref())
+    }
+
+    /// Whether it has done all its steps.
+    pub fn is_trained(&self, point: &GridPoint) -> Result<bool> {
+        Ok(matches!(self.state(point)?.stage, Stage::Trained | Stage::Done))
     }
 }
 

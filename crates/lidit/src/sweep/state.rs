@@ -8,7 +8,8 @@ use lidit_train::{RunDir, history, metrics};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::folder::{PlannedPoint, SweepFolder};
+use super::folder::{PlannedEvaluation, PlannedPoint, SweepFolder};
+use crate::eval;
 
 /// How far a run is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -51,7 +52,7 @@ pub struct State {
 
 impl State {
     /// Reads the state of `point`.
-    pub fn of(folder: &SweepFolder, point: &PlannedPoint, evaluate: Option<&Path>) -> Result<Self> {
+    pub fn of(folder: &SweepFolder, point: &PlannedPoint, evaluate: Option<&PlannedEvaluation>) -> Result<Self> {
         let mut state = Self {
             stage: Stage::Waiting,
             running: false,
@@ -80,8 +81,10 @@ impl State {
             state.val_loss_se = result["val_loss_se"].as_f64();
             state.seconds_left = Some(0.0);
             if result["step"].as_u64().is_some_and(|step| step >= point.steps) {
-                let is_evaluated = evaluate.is_none_or(|config| folder.evaluation(&point.name, config).exists());
-                state.stage = if is_evaluated { Stage::Done } else { Stage::Trained };
+                state.stage = Stage::Trained;
+                if is_evaluated(&run_dir, point, evaluate)? {
+                    state.stage = Stage::Done;
+                }
                 return Ok(state);
             }
         }
@@ -99,6 +102,15 @@ impl State {
         }
         Ok(state)
     }
+}
+
+/// Whether the run's last weights went through the evaluation as it is now, where there is one.
+fn is_evaluated(run: &RunDir, point: &PlannedPoint, evaluate: Option<&PlannedEvaluation>) -> Result<bool> {
+    let Some(PlannedEvaluation { path, config }) = evaluate else {
+        return Ok(true);
+    };
+    let evaluation = eval::finished(run, path, config)?;
+    Ok(evaluation.is_some_and(|evaluation| evaluation.step() >= point.steps))
 }
 
 /// The last logged step; `None` before the first.

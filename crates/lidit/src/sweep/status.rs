@@ -53,7 +53,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
 }
 
 fn states(folder: &SweepFolder, points: &Points) -> Result<Vec<State>> {
-    let of = |point| State::of(folder, point, points.evaluate.as_deref());
+    let of = |point| State::of(folder, point, points.evaluate.as_ref());
     points.grid.iter().map(of).collect()
 }
 
