@@ -10,6 +10,7 @@ mod escape;
 mod figure;
 mod figures;
 mod group;
+mod group_table;
 mod ink;
 mod law_section;
 mod legend;
@@ -28,7 +29,7 @@ mod write;
 use serde::{Deserialize, Serialize};
 
 pub use self::error::ReportError;
-pub use self::run::{CurveSample, Picture, ReportRun, RunStatus, Score};
+pub use self::run::{CurveSample, HeldOutLosses, Picture, ReportRun, RunStatus, Score};
 use crate::law::Fit;
 
 /// All that a report shows.

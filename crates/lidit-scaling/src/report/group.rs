@@ -66,6 +66,17 @@ impl Group {
         mean_of(&losses.collect::<Vec<_>>())
     }
 
+    /// By how much the loss is above that of `base`, run by run of the same seed and sample by sample, in the mean.
+    pub fn loss_above(&self, base: &Self, runs: &[ReportRun]) -> Option<Mean> {
+        let of_seed = |seed: Option<&String>| base.runs.iter().find(|run| runs[**run].axes.get(SEED) == seed);
+        let differences = self.runs.iter().filter_map(|run| {
+            let base = &runs[*of_seed(runs[*run].axes.get(SEED))?];
+            let (difference, se) = runs[*run].held_out.as_ref()?.above(base.held_out.as_ref()?)?;
+            Some((difference, Some(1.96 * se)))
+        });
+        mean_of(&differences.collect::<Vec<_>>())
+    }
+
     /// The mean score in a category, of all its facts.
     pub fn score(&self, runs: &[ReportRun], category: &str) -> Option<Mean> {
         let scores: Vec<&Score> = self
@@ -141,6 +152,7 @@ fn student(freedom: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::run::HeldOutLosses;
     use super::*;
 
     fn run(model: &str, seed: &str, loss: f64) -> ReportRun {
@@ -169,6 +181,33 @@ mod tests {
         let half = 4.303 / 3f64.sqrt();
         assert!((mean.value - 2.0).abs() < 1e-12 && (mean.ends.unwrap().1 - 2.0 - half).abs() < 1e-9);
         assert_eq!(groups[1].loss(&runs).unwrap().ends, None);
+    }
+
+    #[test]
+    fn losses_are_compared_by_seed_and_sample() {
+        let run = |model: &str, seed: &str, losses: &[f64]| ReportRun {
+            held_out: Some(HeldOutLosses {
+                digest: "same".to_owned(),
+                losses: losses.to_vec(),
+            }),
+            ..run(model, seed, losses.iter().sum::<f64>() / losses.len() as f64)
+        };
+        let mut runs = vec![
+            run("base", "0", &[1.0, 5.0]),
+            run("base", "1", &[2.0, 8.0]),
+            run("other", "1", &[1.5, 7.0]),
+            run("other", "0", &[0.5, 4.5]),
+        ];
+        let groups = Group::of(&runs);
+        let above = groups[1].loss_above(&groups[0], &runs).unwrap();
+        // -0.5 and -0.75, the first exactly and the second with half an interval of 1.96 x 0.25.
+        assert_eq!((above.value, above.runs), (-0.625, 2));
+        let (low, high) = above.ends.unwrap();
+        assert!((high - low - 1.96 * 0.25).abs() < 1e-12);
+        runs[0].held_out.as_mut().unwrap().digest = "others".to_owned();
+        assert_eq!(groups[1].loss_above(&groups[0], &runs).unwrap().runs, 1);
+        runs[2].axes.insert("seed".to_owned(), "7".to_owned());
+        assert_eq!(groups[1].loss_above(&groups[0], &runs), None);
     }
 
     #[test]

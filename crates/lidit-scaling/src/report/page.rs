@@ -18,7 +18,7 @@ impl Report {
         let figures = self.figures();
         let law = self.fit.as_ref().map(law_section).unwrap_or_default();
         let plots: String = figures.iter().map(figure_section).collect();
-        let (groups, pictures, configs) = (self.group_table(), self.picture_section(), self.config_section());
+        let (groups, pictures, configs) = (self.group_section(), self.picture_section(), self.config_section());
         let links = links(
             &figures,
             &[

@@ -28,6 +28,8 @@ pub struct ReportRun {
     pub loss: Option<f64>,
     /// Its standard error.
     pub se: Option<f64>,
+    /// The loss sample by sample.
+    pub held_out: Option<HeldOutLosses>,
     /// Unique samples.
     pub u: Option<f64>,
     /// The run's seed.
@@ -50,6 +52,30 @@ pub struct ReportRun {
     pub cost: Option<f64>,
     /// The resolved config, flat: `train.lr -> 0.0003`.
     pub config: BTreeMap<String, String>,
+}
+
+/// Validation losses of held-out samples.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HeldOutLosses {
+    /// Which samples, times and noise: runs with the same digest compare sample by sample.
+    pub digest: String,
+    /// Of each sample, the mean over times.
+    pub losses: Vec<f64>,
+}
+
+impl HeldOutLosses {
+    /// How much larger these losses are than `base`, and the standard error of that over samples; `None` where they are of
+    /// other samples.
+    pub fn above(&self, base: &Self) -> Option<(f64, f64)> {
+        let n = self.losses.len();
+        if self.digest != base.digest || n != base.losses.len() || n < 2 {
+            return None;
+        }
+        let differences = || self.losses.iter().zip(&base.losses).map(|(own, base)| own - base);
+        let mean = differences().sum::<f64>() / n as f64;
+        let squares: f64 = differences().map(|difference| (difference - mean).powi(2)).sum();
+        Some((mean, (squares / (n - 1) as f64 / n as f64).sqrt()))
+    }
 }
 
 /// How far a run is.

@@ -101,7 +101,7 @@ impl Report {
         columns
     }
 
-    fn categories(&self) -> BTreeSet<String> {
+    pub(super) fn categories(&self) -> BTreeSet<String> {
         self.runs.iter().flat_map(|run| run.scores.keys().cloned()).collect()
     }
 

@@ -95,6 +95,12 @@ fn run(model: &str, n: f64, samples: f64, seed: u64, of: usize) -> ReportRun {
         c_total: Some(c + 4e9 * samples / 100.0),
         loss: Some(loss),
         se: Some(0.004),
+        held_out: Some(HeldOutLosses {
+            digest: "sample".to_owned(),
+            losses: (0..64)
+                .map(|i| loss * (1.0 + 0.1 * noise(i)) + 1e-3 * noise(of * 64 + i))
+                .collect(),
+        }),
         u: Some(samples),
         seed: Some(seed),
         scores: CATEGORIES

@@ -6,8 +6,7 @@ use super::Report;
 use super::chart::{Chart, LegendKey, Size};
 use super::escape::escaped;
 use super::figure::Figure;
-use super::group::{Group, MEAN_NOTE, Mean, varying_axes};
-use super::numbers::{loss, percent};
+use super::group::varying_axes;
 use super::svg::{Place, colour};
 
 impl Report {
@@ -27,48 +26,6 @@ impl Report {
              placeholder=\"part of a name\"></label>\n{selects}<button type=\"reset\">clear</button>\n<output id=\"shown\" \
              aria-live=\"polite\">{0} of {0} runs</output>\n</form>\n",
             self.runs.len()
-        )
-    }
-
-    /// The means over seeds.
-    pub(super) fn group_table(&self) -> String {
-        let groups = Group::of(&self.runs);
-        if groups.len() == self.runs.len() || groups.len() < 2 {
-            return String::new();
-        }
-        let categories: BTreeSet<&String> = self.runs.iter().flat_map(|run| run.scores.keys()).collect();
-        let names = ["group", "runs", "loss"]
-            .into_iter()
-            .chain(categories.iter().map(|category| category.as_str()));
-        let header: String = names
-            .map(|name| format!("<th scope=\"col\" class=\"number\">{}</th>", escaped(name)))
-            .collect::<Vec<String>>()
-            .concat();
-        let rows: String = groups
-            .iter()
-            .map(|group| {
-                let mut cells = vec![mean_cell(group.loss(&self.runs), loss)];
-                cells.extend(
-                    categories
-                        .iter()
-                        .map(|category| mean_cell(group.score(&self.runs, category), percent)),
-                );
-                let cells: String = cells
-                    .into_iter()
-                    .map(|cell| format!("<td class=\"number\">{cell}</td>"))
-                    .collect::<Vec<String>>()
-                    .concat();
-                format!(
-                    "<tr><th scope=\"row\">{}</th><td class=\"number\">{}</td>{cells}</tr>\n",
-                    escaped(&group.label),
-                    group.runs.len()
-                )
-            })
-            .collect::<Vec<String>>()
-            .concat();
-        format!(
-            "<section id=\"groups\">\n<h2>Means over seeds</h2>\n<p>{MEAN_NOTE}</p>\n<div class=\"scroll tall\"><table><thead><tr>{header}</tr></thead>\n<tbody>{rows}</tbody></table></div>\n\
-             </section>\n"
         )
     }
 
@@ -181,19 +138,5 @@ fn select<'a>(name: &str, kind: &str, key: &str, values: impl Iterator<Item = &'
         "<label>{} <select data-{kind}=\"{}\"><option value=\"\">all</option>{options}</select></label>\n",
         escaped(name),
         escaped(key)
-    )
-}
-
-fn mean_cell(mean: Option<Mean>, name: impl Fn(f64) -> String) -> String {
-    mean.map_or_else(
-        || "–".to_owned(),
-        |mean| match mean.ends {
-            Some((low, high)) => format!(
-                "{} <span class=\"small\">± {}</span>",
-                name(mean.value),
-                name((high - low) / 2.0)
-            ),
-            None => name(mean.value),
-        },
     )
 }

@@ -9,7 +9,8 @@ use super::error::ReportError;
 use super::svg::Place;
 
 impl Report {
-    /// Writes `report.html`, `table.csv` and `plots/NAME.svg` and `.png` into a folder, which is made if it is not there.
+    /// Writes `report.html`, `table.csv`, `plots/NAME.svg` and `.png`, and where runs differ in their seed only `groups.csv`,
+    /// into a folder, which is made if it is not there.
     pub fn write(&self, out: &Path) -> Result<(), ReportError> {
         let plots = out.join("plots");
         fs::create_dir_all(&plots).map_err(|source| ReportError::Io {
@@ -24,6 +25,7 @@ impl Report {
         };
         write(&out.join("report.html"), self.page()?.as_bytes())?;
         self.write_csv(&out.join("table.csv"))?;
+        self.write_groups_csv(&out.join("groups.csv"))?;
         for figure in self.figures() {
             for (name, chart) in &figure.charts {
                 let plot = if name.is_empty() {

@@ -129,6 +129,11 @@ impl ValidationRecord {
         Self::open(&run.validation_of(step))
     }
 
+    /// Of each sample, its mean loss over times.
+    pub fn sample_losses(&self) -> Vec<f64> {
+        self.losses.iter().map(|levels| over_levels(levels)).collect()
+    }
+
     /// Reads the file `path`.
     ///
     /// # Errors
@@ -149,8 +154,11 @@ impl ValidationRecord {
 /// Mean over samples of each sample's mean over levels, and its standard error: a sample's levels share picture and caption,
 /// so they are no independent draws.
 pub(super) fn over_samples(losses: &[Vec<f32>]) -> (f64, f64) {
-    let of_sample = |levels: &Vec<f32>| levels.iter().map(|&loss| f64::from(loss)).sum::<f64>() / levels.len() as f64;
-    mean_and_se(losses.iter().map(of_sample))
+    mean_and_se(losses.iter().map(|levels| over_levels(levels)))
+}
+
+fn over_levels(levels: &[f32]) -> f64 {
+    levels.iter().map(|&loss| f64::from(loss)).sum::<f64>() / levels.len() as f64
 }
 
 /// The same at each level alone.

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use lidit_scaling::law::{Fit, FitOptions};
-use lidit_scaling::report::{CurveSample, Picture, Report, ReportRun, RunStatus, Score};
+use lidit_scaling::report::{CurveSample, HeldOutLosses, Picture, Report, ReportRun, RunStatus, Score};
 use lidit_scaling::scenes::Split;
 use lidit_train::metrics::{self, StepRecord};
-use lidit_train::{RunConfig, RunDir, history, leaves, readable_count};
-use serde_json::json;
+use lidit_train::{RunConfig, RunDir, ValidationRecord, history, leaves, readable_count};
+use serde_json::{Value, json};
 
 use super::SweepArgs;
 use super::finished::law_table;
@@ -165,6 +165,7 @@ fn report_run(
     if let Some(result) = read_json(&run_dir.result())? {
         run.loss = result["val_loss"].as_f64();
         run.se = result["val_loss_se"].as_f64();
+        run.held_out = held_out(&run_dir, &result)?;
         run.seconds = result["wall_seconds"].as_f64();
         run.goodput = result["goodput"].as_f64();
         run.devices = devices(&run_dir)?;
@@ -179,6 +180,18 @@ fn report_run(
         counts = Some(scenes.counts);
     }
     Ok((run, counts))
+}
+
+/// The last step's losses on the validation triples.
+fn held_out(run: &RunDir, result: &Value) -> Result<Option<HeldOutLosses>> {
+    let record = match result["step"].as_u64() {
+        Some(step) => ValidationRecord::read(run, step)?,
+        None => None,
+    };
+    Ok(record.map(|record| HeldOutLosses {
+        losses: record.sample_losses(),
+        digest: record.digest,
+    }))
 }
 
 /// Ranks of the run's last attempt, a device each.
