@@ -413,6 +413,13 @@ fn mistakes_in_a_sweep_are_named() {
             ),
             "evaluate",
         ),
+        (
+            (
+                "features = \"shared\"",
+                "features = \"shared\"\nevaluate = \"../eval/scenes-64.toml\"",
+            ),
+            "scenes.size",
+        ),
         (("features = \"shared\"", ""), "features"),
         (("format_version = 1", "format_version = 1 2"), "sweep.toml"),
     ] {

@@ -12,6 +12,8 @@ mod progress;
 mod report;
 mod run;
 mod runner;
+mod samples;
+mod shared_features;
 mod state;
 mod status;
 mod table;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use lidit_scaling::scenes::Category;
-use lidit_train::{ConfigFile, ValidationSet, Weights};
+use lidit_train::{ConfigFile, RunConfig, ValidationSet, Weights};
 use serde::{Deserialize, Serialize};
 
 use crate::artist::SamplerArgs;
@@ -94,6 +94,17 @@ impl EvalConfig {
 }
 
 impl ScenesConfig {
+    /// Refuses a run that draws pictures of another size.
+    pub fn check_size(&self, run: &RunConfig) -> Result<()> {
+        ensure!(
+            self.size == run.data.image_size,
+            "scenes.size is {}, but the run's pictures have data.image_size = {}",
+            self.size,
+            run.data.image_size
+        );
+        Ok(())
+    }
+
     /// How many prompts are asked of each category.
     pub fn counts(&self) -> Vec<(Category, usize)> {
         let listed = self.categories.iter().map(|&category| (category, self.prompts));

@@ -64,12 +64,8 @@ impl ScenesTest {
     /// # Errors
     /// The run draws pictures of another size, or was trained with other pairs held out; the world can't show a category.
     pub fn new(config: &ScenesConfig, run: &RunConfig) -> Result<Self> {
+        config.check_size(run)?;
         let size = config.size;
-        ensure!(
-            size == run.data.image_size,
-            "scenes.size is {size}, but the run's pictures have data.image_size = {}",
-            run.data.image_size
-        );
         check_size(run.token_pixels()?, size, size)?;
         check_held_out(config, run)?;
         let held_out = HeldOut::draw(config.held_out, config.held_out_seed)?;

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::folder::SweepFolder;
-use super::grid::{GridPoint, SharedFeatures};
+use super::grid::GridPoint;
+use super::shared_features::SharedFeatures;
 use crate::device::DeviceArg;
 
 /// Who runs what, and where.

@@ -1,18 +1,16 @@
 //! A sweep's file with every run of it resolved and priced.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use lidit_data::Dataset;
 use lidit_scaling::sweep::{Choice, Features, Given, Price, Settled, Sweep};
-use lidit_train::{ConfigFile, Remember, RunConfig, TokenSample};
-use sha2::{Digest, Sha256};
+use lidit_train::{ConfigFile, RunConfig};
 
 use super::folder::{PlannedEvaluation, PlannedPoint, Points, SweepFolder};
+use super::samples::Samples;
+use super::shared_features::{SharedFeatures, share};
 use crate::eval::EvalConfig;
-use crate::fetch;
 use crate::plan::{Plan, RateArgs};
 
 /// A sweep, ready to be planned or run.
@@ -37,30 +35,6 @@ pub struct GridPoint {
     pub flops_per_s: Option<f64>,
 }
 
-/// Features that several runs read.
-pub struct SharedFeatures {
-    /// Their folder.
-    pub folder: PathBuf,
-    /// Writes them: the config of the run with the most samples.
-    pub config: RunConfig,
-    /// FLOPs of encoding, once.
-    pub flops: f64,
-    /// Bytes on the disk.
-    pub bytes: f64,
-}
-
-/// Data that was opened, by what decides its captions' tokens.
-#[derive(Default)]
-struct Samples(BTreeMap<String, Opened>);
-
-/// What prices take of a run's data.
-struct Opened {
-    /// Unique samples.
-    unique: u64,
-    /// Captions, tokenized for the run's encoders.
-    sample: TokenSample,
-}
-
 impl Grid {
     /// Reads the sweep at `path`, kept in `folder`, for runs of `world` ranks each; `base` replaces the file's own, `rate`
     /// says how long the runs take.
@@ -74,18 +48,11 @@ impl Grid {
         world: u64,
         rate: Option<&RateArgs>,
     ) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("reading sweep {}", path.display()))?;
         let within = || format!("in sweep {}", path.display());
+        let text = std::fs::read_to_string(path).with_context(|| format!("reading sweep {}", path.display()))?;
         let sweep = Sweep::parse(&text).with_context(within)?;
         let beside = path.parent().unwrap_or(Path::new(""));
-        let base_path = base.map_or_else(|| beside.join(&sweep.base), Path::to_owned);
-        let base = ConfigFile::read(&base_path).with_context(within)?;
-        ensure!(
-            base.stages()?.is_empty(),
-            "in sweep {}: its base {} has stages, which is not one run; sweep a config that has none",
-            path.display(),
-            base_path.display()
-        );
+        let base = base_config(&base.map_or_else(|| beside.join(&sweep.base), Path::to_owned)).with_context(within)?;
         let evaluate = sweep.evaluate.as_ref().map(|config| evaluation(&beside.join(config)));
         let evaluate = evaluate
             .transpose()
@@ -95,33 +62,23 @@ impl Grid {
         let mut samples = Samples::default();
         let mut resolved = Vec::with_capacity(choices.len());
         for choice in choices {
-            let config = resolve(&sweep, &base, path, &choice, &mut samples)
-                .with_context(|| format!("in sweep {}: run {}", path.display(), choice.name))?;
+            let config = resolve(&sweep, &base, path, &choice, &mut samples);
+            let config = config.and_then(|config| fits(config, evaluate.as_ref()));
+            let config = config.with_context(|| format!("in sweep {}: run {}", path.display(), choice.name))?;
             resolved.push((choice, config));
         }
-        let shared = match sweep.features {
-            Features::Own => BTreeMap::new(),
-            Features::Shared => share(&mut resolved, folder)?,
+        let features = match sweep.features {
+            Features::Own => Vec::new(),
+            Features::Shared => share(&mut resolved, folder, &mut samples)?,
         };
         let mut rates = BTreeMap::new();
-        let mut points = Vec::with_capacity(resolved.len());
-        for (choice, config) in resolved {
-            let point = GridPoint::of(choice, config, (runs, world), rate, &mut samples, &mut rates)?;
-            points.push(point);
-        }
-        let features = shared.into_iter().map(|(folder, config)| {
-            let plan = price(&config, &mut samples, 1, 1)?;
-            Ok(SharedFeatures {
-                folder,
-                config,
-                flops: plan.encoders.cache_flops,
-                bytes: plan.encoders.cache_bytes,
-            })
-        });
+        let points = resolved
+            .into_iter()
+            .map(|(choice, config)| GridPoint::of(choice, config, (runs, world), rate, &mut samples, &mut rates));
         Ok(Self {
-            features: features.collect::<Result<_>>()?,
+            points: points.collect::<Result<_>>()?,
             evaluate,
-            points,
+            features,
         })
     }
 
@@ -130,14 +87,6 @@ impl Grid {
         let points = self.points.iter().map(|point| point.planned.clone());
         let features_flops = self.features.iter().map(|features| features.flops).sum();
         Points::new(sweep, self.evaluate.clone(), features_flops, points.collect())
-    }
-}
-
-impl SharedFeatures {
-    /// What their config, log and lock are called.
-    pub fn name(&self) -> String {
-        let key = self.folder.file_name().unwrap_or_default();
-        format!("features-{}", key.to_string_lossy())
     }
 }
 
@@ -161,7 +110,7 @@ impl GridPoint {
         samples: &mut Samples,
         rates: &mut BTreeMap<String, Option<f64>>,
     ) -> Result<Self> {
-        let plan = price(&config, samples, runs, world)?;
+        let plan = samples.price(&config, runs, world)?;
         // One measurement serves all runs of a network.
         let network = serde_json::to_string(&(&config.model, config.train.precision, config.train.micro_batch))?;
         let flops_per_s = if let Some(known) = rates.get(&network) {
@@ -200,19 +149,26 @@ impl GridPoint {
     }
 }
 
-impl Samples {
-    /// Of this config's data and encoders.
-    fn of(&mut self, config: &RunConfig) -> Result<&Opened> {
-        Ok(match self.0.entry(captions_key(config)?) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
-                let dataset = Dataset::open(&config.data)?;
-                let sample = TokenSample::take(&config.encoders, &dataset, &fetch::resolve_model)?;
-                let unique = dataset.len();
-                entry.insert(Opened { unique, sample })
-            }
-        })
+fn base_config(path: &Path) -> Result<ConfigFile> {
+    let base = ConfigFile::read(path)?;
+    ensure!(
+        base.stages()?.is_empty(),
+        "its base {} has stages, which is not one run; sweep a config that has none",
+        path.display()
+    );
+    Ok(base)
+}
+
+/// The config of a run whose pictures are of the size that `evaluate` asks for.
+fn fits(config: RunConfig, evaluate: Option<&PlannedEvaluation>) -> Result<RunConfig> {
+    if let Some(PlannedEvaluation { path, config: by }) = evaluate
+        && let Some(scenes) = &by.scenes
+    {
+        scenes
+            .check_size(&config)
+            .with_context(|| format!("its evaluation {}", path.display()))?;
     }
+    Ok(config)
 }
 
 fn evaluation(path: &Path) -> Result<PlannedEvaluation> {
@@ -229,7 +185,7 @@ fn resolve(sweep: &Sweep, base: &ConfigFile, path: &Path, choice: &Choice, sampl
         file = file.with(piece.clone(), path)?;
     }
     let config = file.run(&[])?;
-    let plan = price(&config, samples, 1, 1)?;
+    let plan = samples.price(&config, 1, 1)?;
     let given = Given {
         samples: samples.of(&config)?.unique,
         steps: config.train.steps,
@@ -260,80 +216,4 @@ fn sets(settled: &Settled) -> Vec<String> {
     keys.into_iter()
         .filter_map(|(key, value)| Some(format!("{key}={}", value?)))
         .collect()
-}
-
-fn price(config: &RunConfig, samples: &mut Samples, runs: u64, world: u64) -> Result<Plan> {
-    let sample = samples.of(config)?.sample.clone();
-    Plan::of(config, sample, runs, world)
-}
-
-/// Points runs with the same encoders and data at one folder of features, which has the samples of the run that needs most,
-/// and their validation sets likewise. Answers what each folder is written from.
-fn share(resolved: &mut [(Choice, RunConfig)], folder: &SweepFolder) -> Result<BTreeMap<PathBuf, RunConfig>> {
-    let mut largest: BTreeMap<String, RunConfig> = BTreeMap::new();
-    for (_, config) in resolved.iter() {
-        for config in [Some(config.clone()), held_out(config)].into_iter().flatten() {
-            let samples = |config: &RunConfig| config.data.max_samples.unwrap_or(u64::MAX);
-            let key = encoding_key(&config)?;
-            match largest.get(&key) {
-                Some(other) if samples(other) >= samples(&config) => {}
-                _ => {
-                    largest.insert(key, config);
-                }
-            }
-        }
-    }
-    let mut folders = BTreeMap::new();
-    let mut by_key = BTreeMap::new();
-    for (key, mut config) in largest {
-        config.encoders.features = None;
-        config.validation = None;
-        let text = format!("{key}{:?}", config.data.max_samples);
-        let digest = Sha256::digest(text.as_bytes());
-        let short = digest
-            .iter()
-            .take(6)
-            .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
-        let path = std::path::absolute(folder.features(&short))?;
-        by_key.insert(key, path.clone());
-        folders.insert(path, config);
-    }
-    for (_, config) in resolved {
-        let held_out = held_out(config).map(|config| encoding_key(&config)).transpose()?;
-        config.encoders.features = by_key.get(&encoding_key(config)?).cloned();
-        if let (Some(validation), Some(key)) = (&mut config.validation, held_out) {
-            validation.features = by_key.get(&key).cloned();
-        }
-    }
-    Ok(folders)
-}
-
-/// The run whose data is this run's validation set.
-fn held_out(config: &RunConfig) -> Option<RunConfig> {
-    let validation = config.validation.as_ref()?;
-    Some(validation.set().in_place_of_data(config))
-}
-
-/// What decides a caption's states: runs that agree in it can share features.
-fn encoding_key(config: &RunConfig) -> Result<String> {
-    let mut config = config.clone();
-    config.encoders.features = None;
-    config.encoders.remember = Remember::Nothing;
-    config.data.max_samples = None;
-    config.validation = None;
-    let prompts = if config.train.sample_every > 0 {
-        config.sample.prompts
-    } else {
-        Vec::new()
-    };
-    let vae = serde_json::to_string(&config.vae)?;
-    Ok(serde_json::to_string(&(&config.encoders, &config.data, vae, prompts))?)
-}
-
-/// What decides the sample of captions that prices are taken from.
-fn captions_key(config: &RunConfig) -> Result<String> {
-    let mut encoders = config.encoders.clone();
-    encoders.features = None;
-    encoders.remember = Remember::Nothing;
-    Ok(serde_json::to_string(&(&encoders, &config.data))?)
 }

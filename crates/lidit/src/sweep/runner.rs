@@ -11,9 +11,10 @@ use lidit_train::Stop;
 
 use super::commands::Commands;
 use super::folder::SweepFolder;
-use super::grid::{Grid, GridPoint, SharedFeatures};
+use super::grid::{Grid, GridPoint};
 use super::process::{self, Ended};
 use super::progress::say;
+use super::shared_features::SharedFeatures;
 use super::state::{Stage, State};
 use crate::launch::thread_variables;
 
