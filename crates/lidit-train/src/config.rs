@@ -251,7 +251,7 @@ impl RunConfig {
         self.data.validate()?;
         // A VAE's factor is known when its folder is read: LatentSpace checks against it.
         let image_size = match self.vae {
-            VaeConfig::Identity => self.data.image_size as usize,
+            VaeConfig::Identity | VaeConfig::Normalized(_) => self.data.image_size as usize,
             VaeConfig::Kl(_) => self.model.patch_size,
         };
         self.model.validate(self.encoders.llm.len(), image_size)?;

@@ -1,5 +1,7 @@
 //! What the network sees of pictures: themselves, or a VAE's latents.
 
+mod normalization;
+
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
@@ -10,6 +12,7 @@ use lidit_encoders::{AutoencoderKl, Precision};
 use lidit_model::ModelConfig;
 use serde::{Deserialize, Serialize};
 
+pub use self::normalization::Normalization;
 use crate::cache;
 
 /// Channels of a picture.
@@ -25,11 +28,13 @@ const GIVEN: &str = "given";
 const PIXELS_AT_ONCE: usize = 1 << 20;
 
 /// What lies between pictures and network; the key `vae`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum VaeConfig {
     /// Nothing: the network sees pixels.
     Identity,
+    /// A shift and a scale: the network sees pixels of mean 0 and variance 1.
+    Normalized(Normalization),
     /// A frozen `AutoencoderKL` in diffusers' format.
     Kl(KlConfig),
 }
@@ -50,7 +55,7 @@ impl VaeConfig {
     /// Pixels along one side of a latent. Reads the VAE's config and no weight.
     pub fn factor(&self) -> Result<usize> {
         match self {
-            Self::Identity => Ok(1),
+            Self::Identity | Self::Normalized(_) => Ok(1),
             Self::Kl(kl) => {
                 let config = AutoencoderConfig::open(&kl.model);
                 Ok(config
@@ -67,6 +72,13 @@ impl VaeConfig {
 pub enum LatentSpace {
     /// Pixels themselves.
     Pixels,
+    /// Pixels of mean 0 and variance 1.
+    Normalized {
+        /// What they are shifted and scaled by.
+        by: Normalization,
+        /// Says so.
+        fingerprint: String,
+    },
     /// Latents.
     Kl(Box<KlSpace>),
     /// Latents of so many channels that are at hand; there is nothing to make them with.
@@ -92,6 +104,13 @@ impl LatentSpace {
     pub fn open(config: &VaeConfig, model: &ModelConfig, device: &Device) -> Result<Self> {
         let space = match config {
             VaeConfig::Identity => Self::Pixels,
+            VaeConfig::Normalized(by) => {
+                by.validate()?;
+                Self::Normalized {
+                    by: *by,
+                    fingerprint: by.fingerprint(),
+                }
+            }
             VaeConfig::Kl(kl) => Self::Kl(Box::new(
                 KlSpace::open(kl, device).with_context(|| format!("vae.kl.model {}", kl.model.display()))?,
             )),
@@ -102,6 +121,7 @@ impl LatentSpace {
             model.in_channels,
             match config {
                 VaeConfig::Identity => "pictures (vae = \"identity\") have".to_owned(),
+                VaeConfig::Normalized(_) => "pictures (vae.normalized) have".to_owned(),
                 VaeConfig::Kl(kl) => format!("latents of {} have", kl.model.display()),
             },
             space.channels()
@@ -112,7 +132,7 @@ impl LatentSpace {
     /// Pixels along one side of a latent.
     pub fn factor(&self) -> usize {
         match self {
-            Self::Pixels | Self::Given { .. } => 1,
+            Self::Pixels | Self::Normalized { .. } | Self::Given { .. } => 1,
             Self::Kl(kl) => kl.vae.factor(),
         }
     }
@@ -120,16 +140,17 @@ impl LatentSpace {
     /// Channels that the network sees.
     pub fn channels(&self) -> usize {
         match self {
-            Self::Pixels => PIXEL_CHANNELS,
+            Self::Pixels | Self::Normalized { .. } => PIXEL_CHANNELS,
             Self::Kl(kl) => kl.vae.latent_channels(),
             Self::Given { channels } => *channels,
         }
     }
 
-    /// What identifies the latents: `identity` for pixels, or the VAE's fingerprint.
+    /// What identifies the latents: `identity` for pixels, what normalizes them, or the VAE's fingerprint.
     pub fn fingerprint(&self) -> &str {
         match self {
             Self::Pixels => PIXELS,
+            Self::Normalized { fingerprint, .. } => fingerprint,
             Self::Kl(kl) => &kl.fingerprint,
             Self::Given { .. } => GIVEN,
         }
@@ -160,6 +181,7 @@ impl LatentSpace {
     pub fn encode(&self, pictures: Tensor<4>) -> Tensor<4> {
         match self {
             Self::Pixels | Self::Given { .. } => pictures,
+            Self::Normalized { by, .. } => by.apply(pictures),
             Self::Kl(kl) => {
                 let [_, _, height, width] = pictures.dims();
                 in_parts(pictures, height * width, |part| kl.vae.encode_tiled(part, kl.tiling))
@@ -171,6 +193,7 @@ impl LatentSpace {
     pub fn decode(&self, latents: Tensor<4>) -> Tensor<4> {
         match self {
             Self::Pixels | Self::Given { .. } => latents,
+            Self::Normalized { by, .. } => by.undo(latents),
             Self::Kl(kl) => {
                 let [_, _, height, width] = latents.dims();
                 let factor = self.factor();

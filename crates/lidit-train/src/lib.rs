@@ -107,7 +107,7 @@ pub use generate::{Drawing, Request, batches, check_size, size_of_aspect, to_pic
 pub use gradients::Ownership;
 pub use image_grid::{GridRow, ImageGrid, Tile};
 pub use import::{ImportRequest, Imported};
-pub use latents::{KlConfig, LatentSpace, VaeConfig};
+pub use latents::{KlConfig, LatentSpace, Normalization, VaeConfig};
 pub use layout::FlatLayout;
 pub use leaves::leaves;
 pub use loss_watch::{IncidentKind, LossWatch};

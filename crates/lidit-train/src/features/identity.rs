@@ -52,7 +52,7 @@ impl LatentIdentity {
     pub fn of(space: &LatentSpace, dataset: &Dataset) -> Option<Self> {
         let config = dataset.config();
         match space {
-            LatentSpace::Pixels | LatentSpace::Given { .. } => None,
+            LatentSpace::Pixels | LatentSpace::Normalized { .. } | LatentSpace::Given { .. } => None,
             LatentSpace::Kl(_) => Some(Self {
                 vae: space.fingerprint().to_owned(),
                 image_size: config.image_size,

@@ -112,7 +112,7 @@ impl Args {
             return Ok(None);
         }
         ensure!(
-            self.size.is_some() || config.vae == VaeConfig::Identity,
+            self.size.is_some() || !matches!(config.vae, VaeConfig::Kl(_)),
             "--size: say how high and wide the latents are; the config's VAE, which would tell, is not read"
         );
         let size = self.size.unwrap_or(config.data.image_size);
