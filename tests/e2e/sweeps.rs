@@ -399,7 +399,38 @@ fn finished_runs_become_points_of_the_law_and_unlike_runs_are_refused() {
 }
 
 #[test]
+fn rows_of_a_table_are_compared_seed_by_seed() {
+    let dir = tempfile::tempdir().unwrap();
+    let seeds = [(
+        "name = \"samples\"\nkey = \"data.max_samples\"\nvalues = [8, 16]",
+        "name = \"seed\"\nkey = \"train.seed\"\nvalues = [0, 1]",
+    )];
+    let sweep = sweep(dir.path(), &seeds);
+    let out = dir.path().join("out");
+    assert_eq!(json(&command("run", &sweep, &out, &["--jobs", "2"]), 0)["done"], 4);
+    let report = json(&command("report", &sweep, &out, &["--draws", "0"]), 0);
+    let page = fs::read_to_string(report["report"].as_str().unwrap()).unwrap();
+    assert!(page.contains("loss less small"));
+    let rows = rows(&out.join("report/groups.csv"));
+    assert_eq!(rows.iter().map(|row| &row[0]).collect::<Vec<_>>(), ["small", "large"]);
+    let run = |name: &str| out.join("runs").join(name).to_str().unwrap().to_owned();
+    let differences = [0, 1].map(|seed| {
+        let [large, small] = ["large", "small"].map(|size| run(&format!("{size}-seed{seed}")));
+        json(&["eval", "compare", &large, &small], 0)["difference"]
+            .as_f64()
+            .unwrap()
+    });
+    // group, runs, loss and its interval, difference and its interval
+    let difference: f64 = rows[1][5].parse().unwrap();
+    let expected = f64::midpoint(differences[0], differences[1]);
+    assert!((difference - expected).abs() < 1e-7, "{difference} and {expected}");
+    assert_eq!((rows[1][1].as_str(), rows[0][5].as_str()), ("2", ""));
+}
+
+#[test]
 fn mistakes_in_a_sweep_are_named() {
+    let evaluation = root().join("configs/eval/scenes-64.toml");
+    let evaluated = format!("features = \"shared\"\nevaluate = {evaluation:?}");
     for (change, named) in [
         (("samples", "size"), "axes.1.name"),
         (("depth = 1", "depht = 1"), "model.depht"),
@@ -413,13 +444,7 @@ fn mistakes_in_a_sweep_are_named() {
             ),
             "evaluate",
         ),
-        (
-            (
-                "features = \"shared\"",
-                "features = \"shared\"\nevaluate = \"../eval/scenes-64.toml\"",
-            ),
-            "scenes.size",
-        ),
+        (("features = \"shared\"", &evaluated), "scenes.size"),
         (("features = \"shared\"", ""), "features"),
         (("format_version = 1", "format_version = 1 2"), "sweep.toml"),
     ] {
