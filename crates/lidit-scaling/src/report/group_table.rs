@@ -32,14 +32,16 @@ impl Report {
         let columns = self.group_columns(&groups);
         let names = ["group", "runs"].into_iter();
         let names = names.chain(columns.iter().map(|column| column.name.as_str()));
-        let header: String = names
+        let header: Vec<String> = names
             .map(|name| format!("<th scope=\"col\" class=\"number\">{}</th>", escaped(name)))
             .collect();
+        let header = header.concat();
         let row = |(i, group): (usize, &Group)| {
-            let cells: String = columns
+            let cells: Vec<String> = columns
                 .iter()
                 .map(|column| format!("<td class=\"number\">{}</td>", column.cell(i)))
                 .collect();
+            let cells = cells.concat();
             format!(
                 "<tr><th scope=\"row\">{}</th><td class=\"number\">{}</td>{cells}</tr>\n",
                 escaped(&group.label),
