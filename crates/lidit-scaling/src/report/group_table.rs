@@ -111,8 +111,10 @@ impl Report {
         let mut columns = vec![column("loss", Kind::Loss, &|group| group.loss(&self.runs))];
         let base = &groups[0];
         let above = |group: &Group| {
-            let others = (group != base).then_some(group);
-            others.and_then(|group| group.loss_above(base, &self.runs))
+            if group == base {
+                return None;
+            }
+            group.loss_above(base, &self.runs)
         };
         let above = column(&format!("loss less {}", base.label), Kind::Difference, &above);
         if above.means.iter().any(Option::is_some) {

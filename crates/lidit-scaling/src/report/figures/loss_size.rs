@@ -8,7 +8,7 @@ use super::super::figure::Figure;
 use super::super::ink::Ink;
 use super::super::numbers::{count, power};
 use super::super::shade::Shades;
-use super::{Measured, error_bar, mark_of, measured, with_errors};
+use super::{LEAST_RATIO, Measured, error_bar, mark_of, measured, ratio, with_errors};
 use crate::law::{IsoFlop, JointFit};
 
 const CURVE_POINTS: usize = 40;
@@ -16,7 +16,7 @@ const CURVE_POINTS: usize = 40;
 pub fn figure(report: &Report) -> Option<Figure> {
     let runs = measured(report);
     let sizes = Shades::of(runs.iter().map(|run| run.1));
-    if sizes.values().len() < 2 {
+    if ratio(runs.iter().map(|run| run.1)) < LEAST_RATIO {
         return None;
     }
     let fit = report.fit.as_ref();
