@@ -30,6 +30,7 @@ mod scenes;
 mod signals;
 mod slurm;
 mod stages;
+mod sweep_results;
 mod sweeps;
 mod training;
 mod vae;

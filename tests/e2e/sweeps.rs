@@ -10,7 +10,7 @@ use crate::resume::wait_until;
 use crate::signals::send;
 
 /// The debug sweep's text with some of it replaced, in a file of its own.
-fn sweep(dir: &Path, changes: &[(&str, &str)]) -> PathBuf {
+pub fn sweep(dir: &Path, changes: &[(&str, &str)]) -> PathBuf {
     let path = root().join("configs/sweep/debug.toml");
     let mut text = fs::read_to_string(path).unwrap();
     let folder = root().join("configs");
@@ -27,21 +27,13 @@ fn sweep(dir: &Path, changes: &[(&str, &str)]) -> PathBuf {
     path
 }
 
-fn command<'a>(name: &'a str, sweep: &'a Path, dir: &'a Path, extra: &[&'a str]) -> Vec<&'a str> {
+/// `lidit sweep NAME` on a sweep kept in `dir`.
+pub fn command<'a>(name: &'a str, sweep: &'a Path, dir: &'a Path, extra: &[&'a str]) -> Vec<&'a str> {
     [
         &["sweep", name, sweep.to_str().unwrap(), "--dir", dir.to_str().unwrap()],
         extra,
     ]
     .concat()
-}
-
-/// A CSV table's rows, without its header.
-fn rows(table: &Path) -> Vec<Vec<String>> {
-    let text = fs::read_to_string(table).unwrap();
-    text.lines()
-        .skip(1)
-        .map(|line| line.split(',').map(str::to_owned).collect())
-        .collect()
 }
 
 /// Attempts at every run of the sweep in `dir`, by the runs' histories.
@@ -294,137 +286,6 @@ fn a_run_that_fails_is_named_and_the_others_are_done() {
     assert_eq!(failed["done"], 3);
     let run = &failed["runs"][1];
     assert!(run["error"].as_str().unwrap().contains("train ended with 1"), "{run}");
-}
-
-#[test]
-fn finished_runs_become_points_of_the_law_and_unlike_runs_are_refused() {
-    let dir = tempfile::tempdir().unwrap();
-    let sizes = "values = [{ name = \"wide\", model.hidden_size = 96, model.num_heads = 2 }, { name = \"small\"";
-    let changes = [
-        ("values = [\n    { name = \"small\"", sizes),
-        (
-            "values = [8, 16]",
-            "values = [4, 8, 16]\n[[axes]]\nname = \"prefix\"\nkey = \"encoders.prefix\"\nvalues = [\"none\", \"neutral\"]",
-        ),
-        ("steps = 4", "global_batch = 4\nmicro_batch = 4\ncaption_dropout = 0.0"),
-        (
-            "features = \"shared\"",
-            "features = \"shared\"\n[rules]\nlength = { epochs = 1.0 }",
-        ),
-    ];
-    let sweep = sweep(dir.path(), &changes);
-    let out = dir.path().join("out");
-    let none = error(&command("fit", &sweep, &out, &[]));
-    assert!(none.contains("sweep.points.json"), "{none}");
-    let done = json(&command("run", &sweep, &out, &["--jobs", "2"]), 0);
-    assert_eq!(done["done"], 18);
-
-    let refusal = error(&command("fit", &sweep, &out, &[]));
-    assert!(
-        refusal.contains("encoders.prefix") && refusal.contains("--only"),
-        "{refusal}"
-    );
-    let refusal = error(&command("fit", &sweep, &out, &["--only", "prefix=nothing"]));
-    assert!(refusal.contains("prefix=neutral"), "{refusal}");
-
-    let fits = dir.path().join("fits");
-    let extra = [
-        "--only",
-        "prefix=none",
-        "--draws",
-        "10",
-        "--out",
-        fits.to_str().unwrap(),
-    ];
-    let fit = json(&command("fit", &sweep, &out, &extra), 0);
-    assert_eq!(
-        (&fit["runs_used"], &fit["points_used"]),
-        (&Value::from(9), &Value::from(9))
-    );
-    assert!(!fit["warnings"].as_array().unwrap().is_empty(), "{fit}");
-    let plan = json(&command("plan", &sweep, &out, &[]), 0);
-    let planned = |name: &str| {
-        plan["runs"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .find(|run| run["name"] == name)
-            .unwrap()
-            .clone()
-    };
-    let validation = |name: &str| -> Value {
-        let result = fs::read_to_string(out.join("runs").join(name).join("result.json")).unwrap();
-        serde_json::from_str::<Value>(&result).unwrap()["val_loss"].clone()
-    };
-    // name, n, d, c, loss, se, u, seed
-    for row in rows(&fits.join("points.csv")) {
-        let run = planned(&row[0]);
-        let number = |column: usize| row[column].parse::<f64>().unwrap();
-        let is = |column: usize, expected: &Value, times: f64| {
-            let expected = times * expected.as_f64().unwrap();
-            assert!(
-                (number(column) / expected - 1.0).abs() < 1e-6,
-                "{column} of {row:?}: {expected}"
-            );
-        };
-        is(1, &run["params"], 1.0);
-        // 16 pixels are 16 tokens.
-        is(2, &run["samples_seen"], 16.0);
-        is(6, &run["unique_samples"], 1.0);
-        is(4, &validation(&row[0]), 1.0);
-        is(3, &run["c_model"], 1.0);
-    }
-
-    let report = json(
-        &command("report", &sweep, &out, &["--only", "prefix=none", "--draws", "10"]),
-        0,
-    );
-    assert_eq!(
-        (&report["finished"], &report["law"]),
-        (&Value::from(18), &Value::from(true))
-    );
-    let page = fs::read_to_string(report["report"].as_str().unwrap()).unwrap();
-    assert!(page.contains("wide-samples8-prefixneutral"));
-    assert_eq!(rows(&out.join("report/table.csv")).len(), 18);
-    // Without a choice there is no law, and the page says why.
-    let report = json(
-        &command("report", &sweep, &out, &["--price", "2", "--currency", "USD"]),
-        0,
-    );
-    assert_eq!(report["law"], false);
-    assert!(
-        report["notes"][0].as_str().unwrap().contains("encoders.prefix"),
-        "{report}"
-    );
-}
-
-#[test]
-fn rows_of_a_table_are_compared_seed_by_seed() {
-    let dir = tempfile::tempdir().unwrap();
-    let seeds = [(
-        "name = \"samples\"\nkey = \"data.max_samples\"\nvalues = [8, 16]",
-        "name = \"seed\"\nkey = \"train.seed\"\nvalues = [0, 1]",
-    )];
-    let sweep = sweep(dir.path(), &seeds);
-    let out = dir.path().join("out");
-    assert_eq!(json(&command("run", &sweep, &out, &["--jobs", "2"]), 0)["done"], 4);
-    let report = json(&command("report", &sweep, &out, &["--draws", "0"]), 0);
-    let page = fs::read_to_string(report["report"].as_str().unwrap()).unwrap();
-    assert!(page.contains("loss less small"));
-    let rows = rows(&out.join("report/groups.csv"));
-    assert_eq!(rows.iter().map(|row| &row[0]).collect::<Vec<_>>(), ["small", "large"]);
-    let run = |name: &str| out.join("runs").join(name).to_str().unwrap().to_owned();
-    let differences = [0, 1].map(|seed| {
-        let [large, small] = ["large", "small"].map(|size| run(&format!("{size}-seed{seed}")));
-        json(&["eval", "compare", &large, &small], 0)["difference"]
-            .as_f64()
-            .unwrap()
-    });
-    // group, runs, loss and its interval, difference and its interval
-    let difference: f64 = rows[1][5].parse().unwrap();
-    let expected = f64::midpoint(differences[0], differences[1]);
-    assert!((difference - expected).abs() < 1e-7, "{difference} and {expected}");
-    assert_eq!((rows[1][1].as_str(), rows[0][5].as_str()), ("2", ""));
 }
 
 #[test]

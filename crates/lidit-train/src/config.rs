@@ -249,6 +249,7 @@ impl RunConfig {
             "encoders.cache.rows_per_file is 0: a file holds at least one sample"
         );
         self.data.validate()?;
+        self.vae.validate()?;
         // A VAE's factor is known when its folder is read: LatentSpace checks against it.
         let image_size = match self.vae {
             VaeConfig::Identity | VaeConfig::Normalized(_) => self.data.image_size as usize,

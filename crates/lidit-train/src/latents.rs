@@ -52,6 +52,14 @@ pub struct KlConfig {
 }
 
 impl VaeConfig {
+    /// Refuses numbers that can't be.
+    pub(crate) fn validate(&self) -> Result<()> {
+        match self {
+            Self::Identity | Self::Kl(_) => Ok(()),
+            Self::Normalized(by) => by.validate(),
+        }
+    }
+
     /// Pixels along one side of a latent. Reads the VAE's config and no weight.
     pub fn factor(&self) -> Result<usize> {
         match self {
@@ -104,13 +112,10 @@ impl LatentSpace {
     pub fn open(config: &VaeConfig, model: &ModelConfig, device: &Device) -> Result<Self> {
         let space = match config {
             VaeConfig::Identity => Self::Pixels,
-            VaeConfig::Normalized(by) => {
-                by.validate()?;
-                Self::Normalized {
-                    by: *by,
-                    fingerprint: by.fingerprint(),
-                }
-            }
+            VaeConfig::Normalized(by) => Self::Normalized {
+                by: *by,
+                fingerprint: by.fingerprint(),
+            },
             VaeConfig::Kl(kl) => Self::Kl(Box::new(
                 KlSpace::open(kl, device).with_context(|| format!("vae.kl.model {}", kl.model.display()))?,
             )),

@@ -58,24 +58,21 @@ mod tests {
 
     use burn::tensor::{Device, Tolerance};
 
-    use super::super::{LatentSpace, PIXELS, VaeConfig};
+    use super::super::{LatentSpace, PIXELS};
     use super::*;
     use crate::config::RunConfig;
 
-    fn open(normalization: Normalization) -> Result<LatentSpace> {
+    fn config(sets: &[String]) -> Result<RunConfig> {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/run/debug.toml");
-        let model = RunConfig::load(Path::new(path), &[])?.model;
-        LatentSpace::open(&VaeConfig::Normalized(normalization), &model, &Device::flex())
+        RunConfig::load(Path::new(path), sets)
     }
 
     #[test]
     fn normalized_pixels_are_shifted_and_scaled_by_channel_and_come_back() {
         let device = Device::flex();
-        let space = open(Normalization {
-            mean: [0.5, 0.0, -0.5],
-            std: [0.5, 2.0, 0.25],
-        });
-        let space = space.unwrap();
+        let set = "vae.normalized={mean=[0.5, 0.0, -0.5], std=[0.5, 2.0, 0.25]}".to_owned();
+        let config = config(&[set]).unwrap();
+        let space = LatentSpace::open(&config.vae, &config.model, &device).unwrap();
         let pictures = Tensor::<4>::from_data([[[[1.0, 0.0]], [[1.0, -1.0]], [[0.0, -0.5]]]], &device);
         let seen = space.encode(pictures.clone());
         let expected = Tensor::<4>::from_data([[[[1.0, -1.0]], [[0.5, -0.5]], [[2.0, 0.0]]]], &device);
@@ -91,12 +88,9 @@ mod tests {
     #[test]
     fn a_normalization_that_can_not_be_undone_is_refused() {
         for std in [0.0, -1.0, f32::NAN] {
-            let space = open(Normalization {
-                mean: [0.0; 3],
-                std: [1.0, std, 1.0],
-            });
-            let error = space.unwrap_err();
-            assert!(error.to_string().contains("vae.normalized"), "{error}");
+            let set = format!("vae.normalized={{mean=[0.0, 0.0, 0.0], std=[1.0, {std:?}, 1.0]}}").replace("NaN", "nan");
+            let error = format!("{:#}", config(&[set]).unwrap_err());
+            assert!(error.contains("vae.normalized"), "{error}");
         }
     }
 }
