@@ -136,7 +136,7 @@ WHOLE = ["loss-compute", "loss-size", "heat-map", "scores", "position-quartiles"
 CHARTS = {
     "grid": WHOLE,
     "budgets": WHOLE,
-    "many": ["loss-group", "scores", "position-quartiles", "training"],
+    "many": ["loss-group", "gain-group", "scores", "position-quartiles", "training"],
     "one": ["loss-compute", "scores", "position-quartiles", "training"],
     "planned": [],
     "nothing": [],

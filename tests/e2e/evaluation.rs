@@ -29,7 +29,8 @@ fn write_config(dir: &Path) -> PathBuf {
     let path = dir.join("small.toml");
     let text = format!(
         "include = [\"{}\"]\n[scenes]\ncategories = [\"single_object\", \"counting\"]\nprompts = 2\n[sampler]\nsteps = 2\n\
-         [validation]\ndata = \"{}\"\nsamples = 4\nlevels = 3\nseed = 5\n",
+         [validation]\ndata = \"{}\"\nsamples = 4\nlevels = 3\nseed = 5\n\
+         prompt_gain = true\n",
         root().join("configs/eval/scenes-32.toml").display(),
         fixture().join("shard-00002.parquet").display(),
     );
@@ -50,7 +51,14 @@ fn read(path: &Path) -> Value {
 fn an_evaluation_says_what_its_pictures_show_and_what_the_run_itself_would_have_said_of_its_loss() {
     let dir = tempfile::tempdir().unwrap();
     let held_out = format!("validation.data={}", fixture().join("shard-00002.parquet").display());
-    let in_training = ["samples=4", "levels=3", "seed=5", "every=0", "weights=raw"];
+    let in_training = [
+        "samples=4",
+        "levels=3",
+        "seed=5",
+        "every=0",
+        "weights=raw",
+        "prompt_gain=true",
+    ];
     let mut sets = vec![held_out];
     sets.extend(in_training.map(|set| format!("validation.{set}")));
     let run = trained(dir.path(), &sets.iter().map(String::as_str).collect::<Vec<_>>());
@@ -68,12 +76,19 @@ fn an_evaluation_says_what_its_pictures_show_and_what_the_run_itself_would_have_
         of_training["val_loss"].as_f64().unwrap(),
     );
     assert!((a - b).abs() <= 1e-5 * b, "{a} and {b}");
+    let gain = of_training["prompt_gain"]["mean"].as_f64().unwrap();
+    assert!(
+        (said["prompt_gain"].as_f64().unwrap() - gain).abs() <= 2e-5 * b,
+        "{said}"
+    );
     let validation = out.join("validation.json");
     let compared = json(
         &["eval", "compare", run.to_str().unwrap(), validation.to_str().unwrap()],
         0,
     );
     assert!(compared["difference"].as_f64().unwrap().abs() <= 1e-5 * b, "{compared}");
+    let gain = compared["prompt_gain"]["difference"].as_f64().unwrap();
+    assert!(gain.abs() <= 2e-5 * b, "{compared}");
 
     // The pictures on the disk are those that were judged.
     let suite = Suite::new(World::new(32, 1..=2, HeldOut::draw(8, 0).unwrap()).unwrap(), 1);

@@ -47,11 +47,25 @@ fn a_set_is_the_same_every_time_and_a_larger_one_begins_with_it() {
     assert_eq!(
         manifest.recipe,
         "data build scenes --rows 50 --seed 5 --size 32 --objects 1..2 --held-out 4 --held-out-seed 0 \
-         --rows-per-shard 20"
+         --captions 3 --rows-per-shard 20"
     );
     let found = json(&["data", "verify", a.to_str().unwrap(), "--strict"], 0);
     assert_eq!((&found["rows"], &found["usable"]), (&50.into(), &50.into()));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+
+    // One caption a picture is the first of three.
+    let single = dir.path().join("single");
+    build(&single, &[&with_rows("50")[..], &["--captions", "1"]].concat());
+    let (three, one) = (read(&a, "caption"), read(&single, "caption"));
+    for id in 0..50 {
+        let [three, one] = [&three, &one].map(|set| set.sample(id).unwrap());
+        assert_eq!((three.captions.original.len(), one.captions.original.len()), (3, 1));
+        assert_eq!(three.captions.original[0], one.captions.original[0]);
+        assert_eq!(three.pixels, one.pixels);
+    }
+    let facts = read(&single, "metadata").sample(7).unwrap().captions.original[0].clone();
+    let facts: Value = serde_json::from_str(&facts).unwrap();
+    assert_eq!(facts["facts"].as_array().unwrap().len(), 1);
 }
 
 fn read(out: &Path, caption_column: &str) -> Dataset {
@@ -62,7 +76,7 @@ fn read(out: &Path, caption_column: &str) -> Dataset {
         synthetic_caption_column: None,
         synthetic_share: None,
         image_size: 64,
-        min_side: 64,
+        min_side: 32,
         max_samples: None,
         subset_seed: 0,
         shuffle_window: 1024,

@@ -207,8 +207,22 @@ fn an_evaluation_that_was_stopped_or_changed_is_done_anew() {
         assert_eq!(json(&command("run", &sweep, &out, &["--index", "0"]), 0)["done"], 1);
         let done: Value = serde_json::from_slice(&fs::read(run.join("eval/scenes/eval.json")).unwrap()).unwrap();
         assert_eq!(done["config"]["sampler"]["steps"], steps);
+        assert_eq!(done["encoded_by"], "features", "the sweep encodes the prompts once");
     }
     assert_eq!(attempts(&out), [("small-samples8".to_owned(), 1)]);
+
+    // Prompts that nobody encoded beforehand, and features that are gone, take the language models.
+    let words = ["eval", evaluation.to_str().unwrap(), "--run", run.to_str().unwrap()];
+    let read = || -> Value { serde_json::from_slice(&fs::read(run.join("eval/scenes/eval.json")).unwrap()).unwrap() };
+    let by_features = read();
+    json(&[&words[..], &["--set", "scenes.seed=2"]].concat(), 0);
+    assert_eq!(read()["encoded_by"], "models");
+    fs::rename(out.join("features"), out.join("moved")).unwrap();
+    json(&words, 0);
+    let by_models = read();
+    assert_eq!(by_models["encoded_by"], "models");
+    let prompts = |done: &Value| done["scenes"]["pictures"].clone();
+    assert_eq!(prompts(&by_models), prompts(&by_features), "states are the same");
 }
 
 #[test]

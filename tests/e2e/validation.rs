@@ -17,7 +17,14 @@ fn settings(more: &[&str]) -> Vec<String> {
         format!("data.path={}", shards.join("shard-0000[01].parquet").display()),
         format!("validation.data={}", shards.join("shard-00002.parquet").display()),
     ];
-    let own = ["samples=4", "levels=3", "seed=5", "every=5", "weights=raw"];
+    let own = [
+        "samples=4",
+        "levels=3",
+        "seed=5",
+        "every=5",
+        "weights=raw",
+        "prompt_gain=true",
+    ];
     sets.extend(own.map(|set| format!("validation.{set}")));
     sets.extend(more.iter().map(|set| (*set).to_owned()));
     sets.into_iter().flat_map(|set| ["--set".to_owned(), set]).collect()
@@ -46,8 +53,8 @@ fn result(run: &Path) -> Value {
     serde_json::from_slice(&fs::read(run.join("result.json")).unwrap()).unwrap()
 }
 
-fn flat(record: &Value) -> Vec<f64> {
-    let rows = record["losses"].as_array().unwrap().iter();
+fn flat(record: &Value, key: &str) -> Vec<f64> {
+    let rows = record[key].as_array().unwrap().iter();
     rows.flat_map(|row| row.as_array().unwrap().iter().map(|loss| loss.as_f64().unwrap()))
         .collect()
 }
@@ -59,8 +66,11 @@ fn assert_same_losses(a: &[Value], b: &[Value]) {
             (&a["step"], &a["digest"], &a["ids"]),
             (&b["step"], &b["digest"], &b["ids"])
         );
-        for (a, b) in flat(a).iter().zip(flat(b)) {
+        let gains = |record: &Value| flat(&record["prompt_gain"], "gains");
+        let losses = flat(a, "losses").into_iter().zip(flat(b, "losses"));
+        for ((a, b), (gain_a, gain_b)) in losses.zip(gains(a).into_iter().zip(gains(b))) {
             assert!((a - b).abs() <= 1e-5 * b, "{a} and {b}");
+            assert!((gain_a - gain_b).abs() <= 2e-5 * b, "{gain_a} and {gain_b} of {b}");
         }
     }
 }
@@ -73,7 +83,7 @@ fn a_run_is_judged_on_its_way_and_at_its_end_and_trains_as_if_it_were_not() {
     let steps: Vec<_> = records.iter().map(|record| record["step"].as_u64().unwrap()).collect();
     assert_eq!(steps, [5, 10, 12]);
     for record in &records {
-        let losses = flat(record);
+        let losses = flat(record, "losses");
         assert_eq!((losses.len(), record["weights"].as_str()), (12, Some("raw")));
         let mean = losses.iter().sum::<f64>() / 12.0;
         assert!((record["val_loss"].as_f64().unwrap() - mean).abs() <= 1e-6 * mean);
@@ -104,6 +114,16 @@ fn a_run_is_judged_on_its_way_and_at_its_end_and_trains_as_if_it_were_not() {
         ),
         (&last["val_loss"], &last["se"], &last["digest"])
     );
+    let gain = &last["prompt_gain"];
+    assert_eq!(
+        (&result["prompt_gain"], &result["prompt_gain_se"]),
+        (&gain["mean"], &gain["se"])
+    );
+    let gains = flat(gain, "gains");
+    let mean = gains.iter().sum::<f64>() / 12.0;
+    assert!((gain["mean"].as_f64().unwrap() - mean).abs() <= 1e-9, "{gain}");
+    // The first step knows of no prompt yet, the last one does.
+    assert!(gains.iter().any(|gain| gain.abs() > 0.0), "{gain}");
 
     let shards = format!(
         "data.path={}",
@@ -135,14 +155,14 @@ fn ranks_and_micro_batches_change_no_triple_and_an_average_is_another_network() 
     assert_same_losses(&records(&path("average-2")), &average_of_one);
     assert_eq!(average_of_one[0]["weights"], "ema:48");
     assert_eq!(average_of_one[0]["digest"], one[0]["digest"]);
-    assert_ne!(flat(&average_of_one[0]), flat(&one[0]));
+    assert_ne!(flat(&average_of_one[0], "losses"), flat(&one[0], "losses"));
 
     // Two networks on the same triples.
     let [a, b] = ["average", "one"].map(|name| path(name).to_str().unwrap().to_owned());
     let compared = json(&["eval", "compare", &a, &b], 0);
-    let differences: Vec<f64> = flat(&average_of_one[0])
+    let differences: Vec<f64> = flat(&average_of_one[0], "losses")
         .iter()
-        .zip(flat(&one[0]))
+        .zip(flat(&one[0], "losses"))
         .map(|(a, b)| a - b)
         .collect();
     let mean = differences.iter().sum::<f64>() / 12.0;

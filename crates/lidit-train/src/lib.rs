@@ -133,6 +133,7 @@ pub use tensorboard::Ending;
 pub use train::{Ended, RunRequest};
 pub use vae::{VaeEnded, VaeRecord, VaeRequest, train_vae};
 pub use validation::{
-    HeldOut, Judged, LevelLoss, Paired, ValidationConfig, ValidationIdentity, ValidationRecord, ValidationSet,
+    GainDifference, HeldOut, Judged, LevelLoss, Paired, PromptGain, ValidationConfig, ValidationIdentity,
+    ValidationRecord, ValidationSet,
 };
 pub use weights::Weights;

@@ -168,10 +168,13 @@ impl Metrics {
         let mut points = vec![("validation/loss".to_owned(), record.val_loss)];
         let levels = record.levels.iter();
         points.extend(levels.map(|level| (format!("validation/loss_at/{:.3}", level.time), level.mean)));
+        let gain = record.prompt_gain.as_ref();
+        points.extend(gain.map(|gain| ("validation/prompt_gain".to_owned(), gain.mean)));
         let points: Vec<_> = points.iter().map(|(tag, loss)| (tag.as_str(), *loss)).collect();
         self.board.scalars(record.step, &points)?;
+        let gain = gain.map_or_else(String::new, |gain| format!(", prompts gain {:.5}", gain.mean));
         let numbers = format!(
-            "of step {}: {:.5}, standard error {:.5} ({}), in {seconds:.1} s",
+            "of step {}: {:.5}, standard error {:.5}{gain} ({}), in {seconds:.1} s",
             record.step, record.val_loss, record.se, record.weights
         );
         self.dashboard.note("validation loss", &numbers)

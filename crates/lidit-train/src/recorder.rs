@@ -322,6 +322,7 @@ impl Lead {
         }
         self.history.record(Event::Finished { step: ended.step })?;
         let validated = ValidationRecord::read(&self.run_dir, ended.step)?;
+        let gain = validated.as_ref().and_then(|record| record.prompt_gain.as_ref());
         let wall_seconds = self.goodput.wall_seconds();
         self.run_dir.write_result(&json!({
             "format_version": 1,
@@ -329,7 +330,9 @@ impl Lead {
             "loss": ended.loss,
             "val_loss": validated.as_ref().map(|record| record.val_loss),
             "val_loss_se": validated.as_ref().map(|record| record.se),
-            "validation_digest": validated.map(|record| record.digest),
+            "prompt_gain": gain.map(|gain| gain.mean),
+            "prompt_gain_se": gain.map(|gain| gain.se),
+            "validation_digest": validated.as_ref().map(|record| &record.digest),
             "seconds": self.pace.total_seconds,
             "wall_seconds": wall_seconds,
             "goodput": self.pace.useful_seconds / wall_seconds,

@@ -83,9 +83,8 @@ impl<'a> Session<'a> {
                 let held_out = HeldOut::open(&set, &config, &latents, &request.device, request.locate, world)?;
                 held_out.check_apart(&dataset)?;
                 if config.encoders.remember == Remember::Dataset {
-                    conditioner.remember(held_out.captions(), |done| {
-                        recorder.encoding(done, held_out.captions().len());
-                    })?;
+                    let captions = held_out.captions();
+                    conditioner.remember(&captions, |done| recorder.encoding(done, captions.len()))?;
                 }
                 Some(held_out)
             }

@@ -5,6 +5,7 @@
 mod held_out;
 mod identity;
 mod paired;
+mod prompt_gain;
 mod record;
 
 use std::path::PathBuf;
@@ -15,7 +16,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::held_out::{HeldOut, Judged};
 pub use self::identity::ValidationIdentity;
-pub use self::paired::Paired;
+pub use self::paired::{GainDifference, Paired};
+pub use self::prompt_gain::PromptGain;
 pub(crate) use self::record::cut_back;
 pub use self::record::{LevelLoss, ValidationRecord};
 use crate::config::{EncodersConfig, RunConfig, TrainConfig, empty_is_none};
@@ -37,6 +39,10 @@ pub struct ValidationConfig {
     pub every: u64,
     /// Whose loss it is.
     pub weights: Weights,
+    /// Judges each triple with the empty caption, too, and says by how much the loss is above that with its own; twice the
+    /// work. The empty caption is known to networks that were trained with `train.caption_dropout`.
+    #[serde(default)]
+    pub prompt_gain: bool,
     /// Folder of features that `lidit cache --validation` wrote. A run with `encoders.features` needs it.
     #[serde(default, deserialize_with = "empty_is_none", skip_serializing_if = "Option::is_none")]
     pub features: Option<PathBuf>,
@@ -54,6 +60,9 @@ pub struct ValidationSet {
     pub levels: usize,
     /// As [`ValidationConfig::seed`].
     pub seed: u64,
+    /// As [`ValidationConfig::prompt_gain`].
+    #[serde(default)]
+    pub prompt_gain: bool,
     /// As [`ValidationConfig::features`].
     #[serde(default, deserialize_with = "empty_is_none", skip_serializing_if = "Option::is_none")]
     pub features: Option<PathBuf>,
@@ -67,6 +76,7 @@ impl ValidationConfig {
             samples: self.samples,
             levels: self.levels,
             seed: self.seed,
+            prompt_gain: self.prompt_gain,
             features: self.features.clone(),
         }
     }

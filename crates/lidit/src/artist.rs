@@ -1,5 +1,6 @@
 //! A run's network and encoders, ready to draw and to be judged: what `lidit sample` and `lidit eval` share.
 
+mod encoded_by;
 mod picture_file;
 mod progress;
 mod sampler_args;
@@ -13,11 +14,11 @@ use lidit_train::{
     load_for_drawing,
 };
 
+pub use self::encoded_by::EncodedBy;
 pub use self::picture_file::PictureFile;
 use self::progress::Progress;
 pub use self::sampler_args::SamplerArgs;
 use crate::device::DeviceArg;
-use crate::fetch;
 
 /// A run's network and encoders, ready to draw.
 pub struct Artist {
@@ -27,8 +28,10 @@ pub struct Artist {
     pub checkpoint: Checkpoint,
     /// Which of them, with their half-life.
     pub weights: Weights,
-    /// The frozen language models.
+    /// What knows the prompts' states.
     pub conditioner: Conditioner,
+    /// Who encoded them.
+    pub encoded_by: EncodedBy,
     /// What lies between network and pictures.
     pub latents: LatentSpace,
     /// The network, without autodiff.
@@ -38,14 +41,21 @@ pub struct Artist {
 }
 
 impl Artist {
-    /// Loads the `weights` of `checkpoint`, of a run of `config`.
+    /// Loads the `weights` of `checkpoint`, of a run of `config`. No language model is loaded where `prompts` are all that will
+    /// be asked for and the run's features hold them.
     ///
     /// # Errors
     /// The config's language models or VAE are not those of the checkpoint, or it has no such weights.
-    pub fn load(config: RunConfig, checkpoint: Checkpoint, weights: Weights, device: DeviceArg) -> Result<Self> {
+    pub fn load(
+        config: RunConfig,
+        checkpoint: Checkpoint,
+        weights: Weights,
+        prompts: Option<&[String]>,
+        device: DeviceArg,
+    ) -> Result<Self> {
         let device = device.open(0)?;
-        let conditioner = Conditioner::load(&config.encoders, &device, &fetch::resolve_model)?;
         let latents = LatentSpace::open(&config.vae, &config.model, &device)?;
+        let (encoded_by, conditioner) = EncodedBy::open(&config, prompts, &latents, &device)?;
         let identity = Identity {
             dataset: String::new(),
             encoders: conditioner.fingerprints()?,
@@ -62,6 +72,7 @@ impl Artist {
             checkpoint,
             weights,
             conditioner,
+            encoded_by,
             latents,
             model,
             device,

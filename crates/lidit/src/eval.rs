@@ -13,7 +13,7 @@ use lidit_data::Dataset;
 use lidit_dist::World;
 use lidit_train::{Checkpoint, HeldOut, Judged, RunConfig, RunDir, ValidationRecord, ValidationSet, Weights};
 
-pub use self::config::EvalConfig;
+pub use self::config::{EvalConfig, ScenesConfig};
 pub use self::evaluation::Evaluation;
 use self::evaluation::Subject;
 pub use self::scenes::ScenesScores;
@@ -119,7 +119,10 @@ fn evaluate(args: &EvaluationArgs) -> Result<Outcome> {
         );
         return Ok(done.outcome(&out));
     }
-    let mut artist = Artist::load(run, checkpoint, config.weights, args.device)?;
+    let mut artist = {
+        let prompts = prompts(&config, test.as_ref());
+        Artist::load(run, checkpoint, config.weights, prompts.as_deref(), args.device)?
+    };
     let held_out = config.validation.as_ref().map(|set| open(set, &artist)).transpose()?;
     Evaluation::clear(&out)?;
     let validation = match held_out {
@@ -130,9 +133,22 @@ fn evaluate(args: &EvaluationArgs) -> Result<Outcome> {
         Some(test) => Some(test.judge(config.batch, &mut artist, &out)?),
         None => None,
     };
-    let done = Evaluation::new(subject, config, validation.as_ref(), scenes, begun.elapsed());
+    let done = Evaluation::new(
+        subject,
+        config,
+        artist.encoded_by,
+        validation.as_ref(),
+        scenes,
+        begun.elapsed(),
+    );
     done.write(&out)?;
     Ok(done.outcome(&out))
+}
+
+/// All that the evaluation will ask the encoders for; `None` where that includes captions that only they know.
+fn prompts(config: &EvalConfig, test: Option<&ScenesTest>) -> Option<Vec<String>> {
+    let all_known = config.validation.as_ref().is_none_or(|set| set.features.is_some());
+    all_known.then(|| test.map_or_else(Vec::new, ScenesTest::prompts))
 }
 
 /// The samples of `set`, which the run must not have seen.
@@ -155,7 +171,7 @@ fn open(set: &ValidationSet, artist: &Artist) -> Result<HeldOut> {
 
 /// The loss on `held_out`; written to `out`, so that it compares with other runs'.
 fn validate(mut held_out: HeldOut, batch: usize, artist: &mut Artist, out: &Path) -> Result<ValidationRecord> {
-    artist.remember(held_out.captions())?;
+    artist.remember(&held_out.captions())?;
     let judged = Judged {
         model: &artist.model,
         conditioner: &artist.conditioner,

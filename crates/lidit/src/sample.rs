@@ -49,7 +49,13 @@ pub fn run(args: &Args) -> Result<Outcome> {
     args.sampler.apply(&mut config.sample.sampler);
     config.validate()?;
     let drawings = args.drawings.read(&config)?;
-    let artist = Artist::load(config, Checkpoint::newest_of(&run_dir)?, args.weights, args.device)?;
+    let artist = Artist::load(
+        config,
+        Checkpoint::newest_of(&run_dir)?,
+        args.weights,
+        None,
+        args.device,
+    )?;
     std::fs::create_dir_all(&args.out).with_context(|| format!("creating {}", args.out.display()))?;
 
     let total = drawings.len();

@@ -1,8 +1,8 @@
 //! One file a figure.
 
+mod by_group;
 mod heat_map;
 mod loss_compute;
-mod loss_group;
 mod loss_size;
 mod quartiles;
 mod scores;
@@ -19,7 +19,8 @@ impl Report {
     pub fn figures(&self) -> Vec<Figure> {
         [
             loss_compute::figure(self),
-            loss_group::figure(self),
+            by_group::loss_figure(self),
+            by_group::gain_figure(self),
             loss_size::figure(self),
             heat_map::figure(self),
             scores::figure(self),

@@ -1,6 +1,6 @@
 //! Runs that differ in their seed only.
 
-use super::run::{ReportRun, Score};
+use super::run::{HeldOutLosses, ReportRun, Score};
 
 /// How intervals of means come about.
 pub const MEAN_NOTE: &str = "Bars are 95 % intervals: of three seeds or more by Student's t over the seeds, of fewer by the \
@@ -66,12 +66,27 @@ impl Group {
         mean_of(&losses.collect::<Vec<_>>())
     }
 
-    /// By how much the loss is above that of `base`, run by run of the same seed and sample by sample, in the mean.
-    pub fn loss_above(&self, base: &Self, runs: &[ReportRun]) -> Option<Mean> {
+    /// The mean of what prompts gain.
+    pub fn prompt_gain(&self, runs: &[ReportRun]) -> Option<Mean> {
+        let gains = self.runs.iter().filter_map(|run| {
+            let half = runs[*run].prompt_gain_se.map(|se| 1.96 * se);
+            Some((runs[*run].prompt_gain?, half))
+        });
+        mean_of(&gains.collect::<Vec<_>>())
+    }
+
+    /// By how much what `of` has of held-out samples is above that of `base`, run by run of the same seed and sample by sample, in
+    /// the mean.
+    pub fn above(
+        &self,
+        base: &Self,
+        runs: &[ReportRun],
+        of: impl Fn(&ReportRun) -> Option<&HeldOutLosses>,
+    ) -> Option<Mean> {
         let of_seed = |seed: Option<&String>| base.runs.iter().find(|run| runs[**run].axes.get(SEED) == seed);
         let differences = self.runs.iter().filter_map(|run| {
             let base = &runs[*of_seed(runs[*run].axes.get(SEED))?];
-            let (difference, se) = runs[*run].held_out.as_ref()?.above(base.held_out.as_ref()?)?;
+            let (difference, se) = of(&runs[*run])?.above(of(base)?)?;
             Some((difference, Some(1.96 * se)))
         });
         mean_of(&differences.collect::<Vec<_>>())
@@ -152,7 +167,6 @@ fn student(freedom: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::run::HeldOutLosses;
     use super::*;
 
     fn run(model: &str, seed: &str, loss: f64) -> ReportRun {
@@ -199,15 +213,16 @@ mod tests {
             run("other", "0", &[0.5, 4.5]),
         ];
         let groups = Group::of(&runs);
-        let above = groups[1].loss_above(&groups[0], &runs).unwrap();
+        let above = |runs: &[ReportRun]| groups[1].above(&groups[0], runs, |run| run.held_out.as_ref());
+        let paired = above(&runs).unwrap();
         // -0.5 and -0.75, the first exactly and the second with half an interval of 1.96 x 0.25.
-        assert_eq!((above.value, above.runs), (-0.625, 2));
-        let (low, high) = above.ends.unwrap();
+        assert_eq!((paired.value, paired.runs), (-0.625, 2));
+        let (low, high) = paired.ends.unwrap();
         assert!((high - low - 1.96 * 0.25).abs() < 1e-12);
         runs[0].held_out.as_mut().unwrap().digest = "others".to_owned();
-        assert_eq!(groups[1].loss_above(&groups[0], &runs).unwrap().runs, 1);
+        assert_eq!(above(&runs).unwrap().runs, 1);
         runs[2].axes.insert("seed".to_owned(), "7".to_owned());
-        assert_eq!(groups[1].loss_above(&groups[0], &runs), None);
+        assert_eq!(above(&runs), None);
     }
 
     #[test]

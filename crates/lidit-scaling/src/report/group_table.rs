@@ -7,6 +7,7 @@ use super::error::ReportError;
 use super::escape::escaped;
 use super::group::{Group, MEAN_NOTE, Mean};
 use super::numbers::{loss, percent};
+use super::run::{HeldOutLosses, ReportRun};
 
 /// A number of every group.
 struct Column {
@@ -110,16 +111,21 @@ impl Report {
         };
         let mut columns = vec![column("loss", Kind::Loss, &|group| group.loss(&self.runs))];
         let base = &groups[0];
-        let above = |group: &Group| {
-            if group == base {
-                return None;
-            }
-            group.loss_above(base, &self.runs)
+        let less_base = |name: &str, of: fn(&ReportRun) -> Option<&HeldOutLosses>| {
+            let above = |group: &Group| {
+                if group == base {
+                    return None;
+                }
+                group.above(base, &self.runs, of)
+            };
+            column(&format!("{name} less {}", base.label), Kind::Difference, &above)
         };
-        let above = column(&format!("loss less {}", base.label), Kind::Difference, &above);
-        if above.means.iter().any(Option::is_some) {
-            columns.push(above);
-        }
+        columns.push(less_base("loss", |run| run.held_out.as_ref()));
+        columns.push(column("prompt gain", Kind::Loss, &|group| {
+            group.prompt_gain(&self.runs)
+        }));
+        columns.push(less_base("prompt gain", |run| run.held_out_gains.as_ref()));
+        columns.retain(|column| column.means.iter().any(Option::is_some));
         for category in self.categories() {
             let score = |group: &Group| group.score(&self.runs, &category);
             columns.push(column(&category, Kind::Score, &score));
@@ -156,7 +162,6 @@ impl Column {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::run::{HeldOutLosses, ReportRun};
     use super::*;
 
     fn run(row: &str, seed: &str, losses: [f64; 2]) -> ReportRun {

@@ -30,6 +30,12 @@ pub struct ReportRun {
     pub se: Option<f64>,
     /// The loss sample by sample.
     pub held_out: Option<HeldOutLosses>,
+    /// By how much prompts lower the validation loss.
+    pub prompt_gain: Option<f64>,
+    /// Its standard error.
+    pub prompt_gain_se: Option<f64>,
+    /// That gain sample by sample.
+    pub held_out_gains: Option<HeldOutLosses>,
     /// Unique samples.
     pub u: Option<f64>,
     /// The run's seed.
@@ -54,7 +60,7 @@ pub struct ReportRun {
     pub config: BTreeMap<String, String>,
 }
 
-/// Validation losses of held-out samples.
+/// Validation losses of held-out samples, or what is made of these.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct HeldOutLosses {
     /// Which samples, times and noise: runs with the same digest compare sample by sample.

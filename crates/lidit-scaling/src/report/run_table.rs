@@ -88,6 +88,12 @@ impl Report {
             |run| run.se.map(|se| 1.96 * se),
             loss,
         ));
+        columns.push(self.number(
+            "prompt gain",
+            "by how much prompts lower the validation loss",
+            |run| run.prompt_gain,
+            loss,
+        ));
         columns.push(self.number("mean score", "mean over categories", ReportRun::mean_score, percent));
         for category in self.categories() {
             let title = format!("score in the category {category}");
@@ -175,7 +181,7 @@ impl Report {
     }
 }
 
-const NUMBERS: [&str; 13] = [
+const NUMBERS: [&str; 15] = [
     "n",
     "d",
     "c",
@@ -183,6 +189,8 @@ const NUMBERS: [&str; 13] = [
     "c_total",
     "loss",
     "se",
+    "prompt_gain",
+    "prompt_gain_se",
     "u",
     "seed",
     "seconds",
@@ -191,7 +199,7 @@ const NUMBERS: [&str; 13] = [
     "cost",
 ];
 
-fn numbers(run: &ReportRun) -> [Option<f64>; 13] {
+fn numbers(run: &ReportRun) -> [Option<f64>; 15] {
     [
         run.n,
         run.d,
@@ -200,6 +208,8 @@ fn numbers(run: &ReportRun) -> [Option<f64>; 13] {
         run.c_total,
         run.loss,
         run.se,
+        run.prompt_gain,
+        run.prompt_gain_se,
         run.u,
         run.seed.map(|seed| seed as f64),
         run.seconds,

@@ -101,6 +101,14 @@ fn run(model: &str, n: f64, samples: f64, seed: u64, of: usize) -> ReportRun {
                 .map(|i| loss * (1.0 + 0.1 * noise(i)) + 1e-3 * noise(of * 64 + i))
                 .collect(),
         }),
+        prompt_gain: Some(0.1 * loss * skill),
+        prompt_gain_se: Some(0.001),
+        held_out_gains: Some(HeldOutLosses {
+            digest: "sample".to_owned(),
+            losses: (0..64)
+                .map(|i| 0.1 * loss * skill + 1e-3 * noise(of * 64 + i))
+                .collect(),
+        }),
         u: Some(samples),
         seed: Some(seed),
         scores: CATEGORIES
@@ -305,7 +313,7 @@ fn figures_are_those_that_the_runs_have_numbers_for() {
     assert_eq!(names(&budgets()), whole);
     assert_eq!(
         names(&many()),
-        ["loss-group", "scores", "position-quartiles", "training"]
+        ["loss-group", "gain-group", "scores", "position-quartiles", "training"]
     );
     assert!(names(&Report::default()).is_empty());
     assert!(names(&report("planned", None, vec![ReportRun::default()])).is_empty());

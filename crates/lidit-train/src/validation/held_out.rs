@@ -45,6 +45,15 @@ struct Picture {
     values: Vec<f32>,
 }
 
+/// What the network is told of a sample.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// Its own caption.
+    Caption,
+    /// The empty one.
+    Nothing,
+}
+
 /// Whose loss is asked for.
 pub struct Judged<'a> {
     /// The network, without autodiff.
@@ -135,18 +144,29 @@ impl HeldOut {
     }
 
     /// The captions that the run's own conditioner must know; none where features do.
-    pub fn captions(&self) -> &[String] {
-        match self.features {
-            Some(_) => &[],
-            None => &self.captions,
+    pub fn captions(&self) -> Vec<String> {
+        if self.features.is_some() {
+            return Vec::new();
         }
+        let empty = self.set.prompt_gain.then(String::new);
+        self.captions.iter().cloned().chain(empty).collect()
     }
 
     /// Judges every triple, and sums up. A collective: every rank judges its own samples and has the whole record.
     pub fn evaluate(&mut self, judged: &Judged<'_>, world: &World) -> Result<ValidationRecord> {
+        let losses = self.losses(Told::Caption, judged, world)?;
+        let record = ValidationRecord::new(self.identity.clone(), &self.set, self.ids.clone(), losses)?;
+        if !self.set.prompt_gain {
+            return Ok(record);
+        }
+        Ok(record.beside(&self.losses(Told::Nothing, judged, world)?))
+    }
+
+    /// Every triple's loss, `[samples][levels]`. A collective.
+    fn losses(&mut self, told: Told, judged: &Judged<'_>, world: &World) -> Result<Vec<Vec<f32>>> {
         let levels = self.set.levels;
         let mut all = vec![0.0; self.ids.len() * levels];
-        for (place, loss) in self.own_losses(judged)? {
+        for (place, loss) in self.own_losses(told, judged)? {
             all[place] = f64::from(loss);
         }
         if world.size() > 1 {
@@ -154,12 +174,11 @@ impl HeldOut {
             world.sum_f64(&mut all)?;
         }
         let rows = all.chunks_exact(levels);
-        let losses = rows.map(|row| row.iter().map(|&loss| loss as f32).collect()).collect();
-        ValidationRecord::new(self.identity.clone(), &self.set, self.ids.clone(), losses)
+        Ok(rows.map(|row| row.iter().map(|&loss| loss as f32).collect()).collect())
     }
 
     /// The losses of this rank's triples, each with its place in `[samples, levels]`.
-    fn own_losses(&mut self, judged: &Judged<'_>) -> Result<Vec<(usize, f32)>> {
+    fn own_losses(&mut self, told: Told, judged: &Judged<'_>) -> Result<Vec<(usize, f32)>> {
         let levels = self.set.levels;
         let mut triples = Vec::with_capacity(self.own.len() * levels);
         for picture in 0..self.own.len() {
@@ -181,17 +200,19 @@ impl HeldOut {
             if let Some(features) = &mut self.features {
                 features.hold(&ids)?;
             }
-            losses.push(self.losses_of(batch, &ids, judged)?);
+            losses.push(self.losses_of(batch, &ids, told, judged)?);
         }
         Ok(places.into_iter().zip(read_together(losses.into_iter())).collect())
     }
 
     /// The losses of some triples of one size, given as (own picture, level), `[B]`, on the device.
-    fn losses_of(&self, batch: &[(usize, usize)], ids: &[u64], judged: &Judged<'_>) -> Result<Tensor<1>> {
+    fn losses_of(&self, batch: &[(usize, usize)], ids: &[u64], told: Told, judged: &Judged<'_>) -> Result<Tensor<1>> {
         let pictures = || batch.iter().map(|&(picture, _)| &self.own[picture]);
-        let captions: Vec<&str> = pictures()
-            .map(|picture| self.captions[picture.index].as_str())
-            .collect();
+        let caption = |picture: &Picture| match told {
+            Told::Caption => self.captions[picture.index].as_str(),
+            Told::Nothing => "",
+        };
+        let captions: Vec<&str> = pictures().map(caption).collect();
         let conditioner = self.features.as_ref().unwrap_or(judged.conditioner);
         let prompts = conditioner.condition_samples(ids, &captions)?;
         let [channels, height, width] = pictures().next().map_or([0; 3], |picture| picture.shape);

@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 use serde_json::json;
 
-use super::record::{LevelLoss, ValidationRecord, at_levels, over_samples};
+use super::record::{LevelLoss, ValidationRecord, at_levels, less, over_samples};
 use crate::difference::Difference;
 
 /// How much larger one network's validation loss is than another's. What makes a picture or a draw of noise hard is hard for
@@ -17,6 +17,17 @@ pub struct Paired {
     pub se: f64,
     /// The same at each time.
     pub levels: Vec<LevelLoss>,
+    /// How much more the first's prompts gain; `None` where that was not measured of both.
+    pub prompt_gain: Option<GainDifference>,
+}
+
+/// How much more one network's prompts gain than another's.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct GainDifference {
+    /// Mean over all triples.
+    pub difference: f64,
+    /// Its standard error, clustered by sample.
+    pub se: f64,
 }
 
 impl Paired {
@@ -34,16 +45,17 @@ impl Paired {
             b.digest,
             found.join("; ")
         );
-        let pairs = a.losses.iter().zip(&b.losses);
-        let differences: Vec<Vec<f32>> = pairs
-            .map(|(a, b)| a.iter().zip(b).map(|(a, b)| a - b).collect())
-            .collect();
+        let differences = less(&a.losses, &b.losses);
         let (difference, se) = over_samples(&differences);
         let times: Vec<f64> = a.levels.iter().map(|level| level.time).collect();
         Ok(Self {
             difference,
             se,
             levels: at_levels(&times, &differences),
+            prompt_gain: a.prompt_gain.as_ref().zip(b.prompt_gain.as_ref()).map(|(a, b)| {
+                let (difference, se) = over_samples(&less(&a.gains, &b.gains));
+                GainDifference { difference, se }
+            }),
         })
     }
 }
@@ -66,6 +78,17 @@ mod tests {
         assert!(paired.levels.iter().all(|level| (level.mean - 0.75).abs() < 1e-12));
         let back = Paired::of(&b, &a).unwrap();
         assert!((back.difference + 0.75).abs() < 1e-12);
+        assert_eq!(paired.prompt_gain, None);
+        let beside = |record: &ValidationRecord, gain: f32| {
+            let rows = record.losses.iter();
+            let without: Vec<Vec<f32>> = rows.map(|row| row.iter().map(|loss| loss + gain).collect()).collect();
+            record.clone().beside(&without)
+        };
+        let gain = Paired::of(&beside(&a, 0.5), &beside(&b, 0.25))
+            .unwrap()
+            .prompt_gain
+            .unwrap();
+        assert!((gain.difference - 0.25).abs() < 1e-6 && gain.se < 1e-6, "{gain:?}");
     }
 
     #[test]

@@ -8,13 +8,14 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::ValidationSet;
 use super::identity::ValidationIdentity;
+use super::prompt_gain::PromptGain;
 use crate::atomic::write_atomically;
 use crate::jsonl::null_is_nan;
 use crate::run_dir::RunDir;
 use crate::step_files::steps_in;
 
 /// The version of `validation/step-N.json`.
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 /// A network's losses on the validation triples. A number that is not finite is `null` in the file and NaN again when read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +44,8 @@ pub struct ValidationRecord {
     /// Of each sample, its loss at each time: `[samples][levels]`.
     #[serde(deserialize_with = "nulls_are_nan")]
     pub losses: Vec<Vec<f32>>,
+    /// By how much the prompts lower them; `null` where that was not asked for.
+    pub prompt_gain: Option<PromptGain>,
 }
 
 /// A mean over samples at one time.
@@ -79,7 +82,18 @@ impl ValidationRecord {
             levels: at_levels(&set.times(), &losses),
             ids,
             losses,
+            prompt_gain: None,
         })
+    }
+
+    /// With the losses of the same triples `without` prompts, `[samples][levels]`.
+    #[must_use]
+    pub(super) fn beside(self, without: &[Vec<f32>]) -> Self {
+        let times: Vec<f64> = self.levels.iter().map(|level| level.time).collect();
+        Self {
+            prompt_gain: Some(PromptGain::of(&times, without, &self.losses)),
+            ..self
+        }
     }
 
     /// Of the weights after `step` steps that `weights` names exactly.
@@ -134,6 +148,12 @@ impl ValidationRecord {
         self.losses.iter().map(|levels| over_levels(levels)).collect()
     }
 
+    /// Of each sample, its mean gain over times; empty where gains were not asked for.
+    pub fn sample_gains(&self) -> Vec<f64> {
+        let gains = self.prompt_gain.iter().flat_map(|gain| &gain.gains);
+        gains.map(|levels| over_levels(levels)).collect()
+    }
+
     /// Reads the file `path`.
     ///
     /// # Errors
@@ -180,6 +200,13 @@ fn mean_and_se(values: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
     (mean, (squares / (n - 1.0) / n).sqrt())
 }
 
+/// Triple by triple, `a` less `b`.
+pub(super) fn less(a: &[Vec<f32>], b: &[Vec<f32>]) -> Vec<Vec<f32>> {
+    let rows = a.iter().zip(b);
+    rows.map(|(a, b)| a.iter().zip(b).map(|(a, b)| a - b).collect())
+        .collect()
+}
+
 /// Removes the records after step `done`: an attempt that goes on from there evaluates these steps again.
 pub(crate) fn cut_back(run: &RunDir, done: u64) -> Result<()> {
     for step in steps_in(&run.validation())?.into_iter().filter(|&step| step > done) {
@@ -189,7 +216,7 @@ pub(crate) fn cut_back(run: &RunDir, done: u64) -> Result<()> {
     Ok(())
 }
 
-fn nulls_are_nan<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Vec<f32>>, D::Error> {
+pub(super) fn nulls_are_nan<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Vec<f32>>, D::Error> {
     let rows: Vec<Vec<Option<f32>>> = Deserialize::deserialize(from)?;
     let row = |row: Vec<Option<f32>>| row.into_iter().map(|loss| loss.unwrap_or(f32::NAN)).collect();
     Ok(rows.into_iter().map(row).collect())
@@ -204,6 +231,7 @@ impl ValidationRecord {
             samples: losses.len() as u64,
             levels: 2,
             seed: 0,
+            prompt_gain: false,
             features: None,
         };
         let identity = ValidationIdentity {
@@ -269,7 +297,7 @@ mod tests {
         let text = fs::read_to_string(run.validation_of(5)).unwrap();
         fs::write(
             run.validation_of(5),
-            text.replace("\"format_version\":1", "\"format_version\":9"),
+            text.replace("\"format_version\":2", "\"format_version\":9"),
         )
         .unwrap();
         let message = ValidationRecord::read(&run, 5).unwrap_err().to_string();

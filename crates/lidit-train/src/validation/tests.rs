@@ -20,7 +20,14 @@ fn repository() -> PathBuf {
 fn config(sets: &[&str]) -> Result<RunConfig> {
     let shard = repository().join("datasets/fixtures/emoji/shard-00002.parquet");
     let mut all = vec![format!("validation.data={}", shard.display())];
-    let own = ["samples=4", "levels=3", "seed=5", "every=0", "weights=raw"];
+    let own = [
+        "samples=4",
+        "levels=3",
+        "seed=5",
+        "every=0",
+        "weights=raw",
+        "prompt_gain=true",
+    ];
     all.extend(own.map(|set| format!("validation.{set}")));
     all.extend(sets.iter().map(|set| (*set).to_owned()));
     RunConfig::load(&repository().join("configs/run/debug.toml"), &all)
@@ -67,7 +74,8 @@ fn every_loss_is_the_error_of_its_own_sample_time_and_noise() {
 
     let dataset = Dataset::open(&set.in_place_of_data(&config).data).unwrap();
     let mut sum = 0.0;
-    for (&id, losses) in record.ids.iter().zip(&record.losses) {
+    let gains = &record.prompt_gain.as_ref().unwrap().gains;
+    for ((&id, losses), gains) in record.ids.iter().zip(&record.losses).zip(gains) {
         let sample = dataset.sample(id).unwrap();
         let mut pixels = vec![0.0; 3 * 16 * 16];
         sample.write_chw(&mut pixels);
@@ -75,13 +83,21 @@ fn every_loss_is_the_error_of_its_own_sample_time_and_noise() {
         let image = tensor(pixels);
         let caption = sample.captions.all().next().unwrap();
         let prompts = conditioner.condition(&[caption.as_str()]).unwrap().batches;
-        for (level, &loss) in losses.iter().enumerate() {
+        let empty = conditioner.condition(&[""]).unwrap().batches;
+        for (level, (&loss, &gain)) in losses.iter().zip(gains).enumerate() {
             let mut noise = vec![0.0; 3 * 16 * 16];
             SampleRng::new(5, level as u64, id, Stream::Validation).fill_normal(&mut noise);
             let (noise, t) = (tensor(noise), (level as f32 + 0.5) / 3.0);
             let noisy = image.clone() * (1.0 - t) + noise.clone() * t;
             let times = Tensor::from_floats([1000.0 * t], &device);
-            let expected = mean_square(&model.forward(noisy, times, &prompts), &(noise - image.clone()));
+            let target = noise - image.clone();
+            let expected = mean_square(&model.forward(noisy.clone(), times.clone(), &prompts), &target);
+            let without = mean_square(&model.forward(noisy, times, &empty), &target);
+            let gained = f64::from(gain) - (without - expected);
+            assert!(
+                gained.abs() <= 2e-5 * expected && gain != 0.0,
+                "{id} at {t}: {gain} is {gained} off"
+            );
             let loss = f64::from(loss);
             assert!(
                 (loss - expected).abs() <= 1e-5 * expected,

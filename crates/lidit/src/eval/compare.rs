@@ -25,8 +25,10 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let [a, b] = [record(&args.a, args.step)?, record(&args.b, args.step)?];
     let paired = Paired::of(&a, &b).with_context(|| format!("{} and {}", args.a.display(), args.b.display()))?;
     let line = |run: &Path, record: &ValidationRecord| {
+        let gain = record.prompt_gain.as_ref();
+        let gain = gain.map_or_else(String::new, |gain| format!(", prompts gain {:.5}", gain.mean));
         format!(
-            "{}, step {}, {}: {:.5}, standard error {:.5}",
+            "{}, step {}, {}: {:.5}, standard error {:.5}{gain}",
             run.display(),
             record.step,
             record.weights,
@@ -34,8 +36,11 @@ pub fn run(args: &Args) -> Result<Outcome> {
             record.se
         )
     };
+    let gain = paired.prompt_gain.map_or_else(String::new, |gain| {
+        format!("\nprompt gain {:+.5}, standard error {:.5}", gain.difference, gain.se)
+    });
     let text = format!(
-        "{}\n{}\ndifference {:+.5}, standard error {:.5}",
+        "{}\n{}\ndifference {:+.5}, standard error {:.5}{gain}",
         line(&args.a, &a),
         line(&args.b, &b),
         paired.difference,
@@ -48,12 +53,14 @@ pub fn run(args: &Args) -> Result<Outcome> {
             "weights": record.weights,
             "val_loss": record.val_loss,
             "se": record.se,
+            "prompt_gain": record.prompt_gain.as_ref().map(|gain| gain.mean),
         })
     };
     let json = json!({
         "difference": paired.difference,
         "se": paired.se,
         "levels": paired.levels,
+        "prompt_gain": paired.prompt_gain,
         "digest": a.digest,
         "a": side(&args.a, &a),
         "b": side(&args.b, &b),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use lidit_scaling::scenes::Category;
+use lidit_scaling::scenes::{Category, HeldOut, Suite, World};
 use lidit_train::{ConfigFile, RunConfig, ValidationSet, Weights};
 use serde::{Deserialize, Serialize};
 
@@ -103,6 +103,29 @@ impl ScenesConfig {
             run.data.image_size
         );
         Ok(())
+    }
+
+    /// Where the prompts come from.
+    ///
+    /// # Errors
+    /// There is no such world.
+    pub fn suite(&self) -> Result<Suite> {
+        let held_out = HeldOut::draw(self.held_out, self.held_out_seed)?;
+        let [fewest, most] = self.objects;
+        Ok(Suite::new(World::new(self.size, fewest..=most, held_out)?, self.seed))
+    }
+
+    /// Every prompt's text, whatever run is asked.
+    ///
+    /// # Errors
+    /// The world can't show a category.
+    pub fn prompts(&self) -> Result<Vec<String>> {
+        let suite = self.suite()?;
+        let mut texts = Vec::new();
+        for (category, count) in self.counts() {
+            texts.extend(suite.prompts(category, count)?.into_iter().map(|prompt| prompt.text));
+        }
+        Ok(texts)
     }
 
     /// How many prompts are asked of each category.

@@ -13,13 +13,14 @@ use serde_json::json;
 
 use super::config::EvalConfig;
 use super::scenes::ScenesScores;
+use crate::artist::EncodedBy;
 use crate::outcome::Outcome;
 
 /// The losses on the validation triples, beside `eval.json`.
 pub const VALIDATION: &str = "validation.json";
 
 const FILE: &str = "eval.json";
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
 
 /// `eval.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,9 +31,14 @@ pub struct Evaluation {
     /// Whose loss and pictures.
     subject: Subject,
     config: EvalConfig,
+    /// Who encoded the prompts.
+    encoded_by: EncodedBy,
     /// `null` without `[validation]`, and where it is not finite.
     val_loss: Option<f64>,
     val_loss_se: Option<f64>,
+    /// `null` where it was not asked for.
+    prompt_gain: Option<f64>,
+    prompt_gain_se: Option<f64>,
     validation_digest: Option<String>,
     /// The loss at each time.
     levels: Vec<LevelLoss>,
@@ -69,17 +75,22 @@ impl Evaluation {
     pub fn new(
         subject: Subject,
         config: EvalConfig,
+        encoded_by: EncodedBy,
         validation: Option<&ValidationRecord>,
         scenes: Option<ScenesScores>,
         took: Duration,
     ) -> Self {
+        let gain = validation.and_then(|record| record.prompt_gain.as_ref());
         Self {
             format_version: FORMAT_VERSION,
             lidit_version: env!("CARGO_PKG_VERSION").to_owned(),
             subject,
             config,
+            encoded_by,
             val_loss: validation.map(|record| record.val_loss).filter(|loss| loss.is_finite()),
             val_loss_se: validation.map(|record| record.se).filter(|se| se.is_finite()),
+            prompt_gain: gain.map(|gain| gain.mean).filter(|gain| gain.is_finite()),
+            prompt_gain_se: gain.map(|gain| gain.se).filter(|se| se.is_finite()),
             validation_digest: validation.map(|record| record.digest.clone()),
             levels: validation.map_or(Vec::new(), |record| record.levels.clone()),
             scenes,
@@ -155,6 +166,9 @@ impl Evaluation {
         if let (Some(loss), Some(se)) = (self.val_loss, self.val_loss_se) {
             text.push(format!("validation loss {loss:.5}, standard error {se:.5}"));
         }
+        if let (Some(gain), Some(se)) = (self.prompt_gain, self.prompt_gain_se) {
+            text.push(format!("prompts gain {gain:.5} of it, standard error {se:.5}"));
+        }
         text.extend(self.scenes.as_ref().map(ScenesScores::table));
         let scenes = self.scenes.as_ref().map(
             |scenes| json!({ "counts": scenes.counts, "categories": scenes.categories, "quartiles": scenes.quartiles }),
@@ -164,6 +178,8 @@ impl Evaluation {
             "weights": weights,
             "val_loss": self.val_loss,
             "val_loss_se": self.val_loss_se,
+            "prompt_gain": self.prompt_gain,
+            "prompt_gain_se": self.prompt_gain_se,
             "validation_digest": self.validation_digest,
             "scenes": scenes,
             "out": out,

@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use image::RgbImage;
 use lidit_data::Dataset;
-use lidit_scaling::scenes::{
-    Category, CategoryScore, HeldOut, Prompt, QuartileScore, Scores, Split, Suite, Verdict, World,
-};
+use lidit_scaling::scenes::{Category, CategoryScore, Prompt, QuartileScore, Scores, Split, Suite, Verdict};
 use lidit_train::{Drawing, GridRow, ImageGrid, RunConfig, Tile, check_size};
 use serde::{Deserialize, Serialize};
 
@@ -59,7 +57,7 @@ pub struct JudgedPicture {
 }
 
 impl ScenesTest {
-    /// The prompts of `config`, for a run.
+    /// The test of `config`, for a run.
     ///
     /// # Errors
     /// The run draws pictures of another size, or was trained with other pairs held out; the world can't show a category.
@@ -68,9 +66,7 @@ impl ScenesTest {
         let size = config.size;
         check_size(run.token_pixels()?, size, size)?;
         check_held_out(config, run)?;
-        let held_out = HeldOut::draw(config.held_out, config.held_out_seed)?;
-        let [fewest, most] = config.objects;
-        let suite = Suite::new(World::new(size, fewest..=most, held_out)?, config.seed);
+        let suite = config.suite()?;
         let (mut pictures, mut files) = (Vec::new(), Vec::new());
         for (category, count) in config.counts() {
             for (number, prompt) in suite.prompts(category, count)?.into_iter().enumerate() {
@@ -92,13 +88,17 @@ impl ScenesTest {
         Ok(Self { suite, pictures, files })
     }
 
+    /// All that the encoders are asked for: the prompts, and the empty one for guidance.
+    pub fn prompts(&self) -> Vec<String> {
+        let texts = self.pictures.iter().map(|(prompt, _)| prompt.text.clone());
+        std::iter::once(String::new()).chain(texts).collect()
+    }
+
     /// Draws all pictures, `batch` at once, into `out`, and judges them.
     pub fn judge(&self, batch: usize, artist: &mut Artist, out: &Path) -> Result<ScenesScores> {
         let folder = out.join("pictures");
         fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-        let mut texts = vec![String::new()];
-        texts.extend(self.pictures.iter().map(|(prompt, _)| prompt.text.clone()));
-        artist.remember(&texts)?;
+        artist.remember(&self.prompts())?;
         let drawings: Vec<Drawing> = self.pictures.iter().map(|(_, drawing)| drawing.clone()).collect();
         let mut judged: Vec<Option<(RgbImage, Verdict)>> = vec![None; drawings.len()];
         let file = artist.picture_file();

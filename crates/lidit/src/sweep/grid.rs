@@ -10,7 +10,7 @@ use lidit_train::{ConfigFile, RunConfig};
 use super::folder::{PlannedEvaluation, PlannedPoint, Points, SweepFolder};
 use super::samples::Samples;
 use super::shared_features::{SharedFeatures, share};
-use crate::eval::EvalConfig;
+use crate::eval::{EvalConfig, ScenesConfig};
 use crate::plan::{Plan, RateArgs};
 
 /// A sweep, ready to be planned or run.
@@ -69,7 +69,7 @@ impl Grid {
         }
         let features = match sweep.features {
             Features::Own => Vec::new(),
-            Features::Shared => share(&mut resolved, folder, &mut samples)?,
+            Features::Shared => share(&mut resolved, &prompts(evaluate.as_ref())?, folder, &mut samples)?,
         };
         let mut rates = BTreeMap::new();
         let points = resolved
@@ -176,6 +176,12 @@ fn evaluation(path: &Path) -> Result<PlannedEvaluation> {
         config: EvalConfig::load(path, &[])?,
         path: path.canonicalize()?,
     })
+}
+
+/// What the evaluation asks the encoders for, so that its prompts are encoded once for all runs.
+fn prompts(evaluate: Option<&PlannedEvaluation>) -> Result<Vec<String>> {
+    let scenes = evaluate.and_then(|evaluate| evaluate.config.scenes.as_ref());
+    scenes.map_or(Ok(Vec::new()), ScenesConfig::prompts)
 }
 
 /// The run of a choice, with the sweep's rules applied.

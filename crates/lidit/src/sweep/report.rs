@@ -165,7 +165,13 @@ fn report_run(
     if let Some(result) = read_json(&run_dir.result())? {
         run.loss = result["val_loss"].as_f64();
         run.se = result["val_loss_se"].as_f64();
-        run.held_out = held_out(&run_dir, &result)?;
+        run.prompt_gain = result["prompt_gain"].as_f64();
+        run.prompt_gain_se = result["prompt_gain_se"].as_f64();
+        if let Some(record) = validation(&run_dir, &result)? {
+            run.held_out_gains =
+                Some(held_out(&record, record.sample_gains())).filter(|gains| !gains.losses.is_empty());
+            run.held_out = Some(held_out(&record, record.sample_losses()));
+        }
         run.seconds = result["wall_seconds"].as_f64();
         run.goodput = result["goodput"].as_f64();
         run.devices = devices(&run_dir)?;
@@ -183,15 +189,19 @@ fn report_run(
 }
 
 /// The last step's losses on the validation triples.
-fn held_out(run: &RunDir, result: &Value) -> Result<Option<HeldOutLosses>> {
-    let record = match result["step"].as_u64() {
-        Some(step) => ValidationRecord::read(run, step)?,
-        None => None,
-    };
-    Ok(record.map(|record| HeldOutLosses {
-        losses: record.sample_losses(),
-        digest: record.digest,
-    }))
+fn validation(run: &RunDir, result: &Value) -> Result<Option<ValidationRecord>> {
+    match result["step"].as_u64() {
+        Some(step) => ValidationRecord::read(run, step),
+        None => Ok(None),
+    }
+}
+
+/// What `record` has of each sample.
+fn held_out(record: &ValidationRecord, losses: Vec<f64>) -> HeldOutLosses {
+    HeldOutLosses {
+        digest: record.digest.clone(),
+        losses,
+    }
 }
 
 /// Ranks of the run's last attempt, a device each.

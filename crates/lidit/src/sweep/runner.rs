@@ -91,9 +91,15 @@ impl Runner<'_> {
         }
     }
 
-    /// Runs the wanted points, some at once; answers the failures.
+    /// Runs the wanted points, some at once; answers the failures. With several at once the dearest begin first, or the last one
+    /// would leave the others' cores and devices idle.
     pub fn work(&self, wanted: &[usize]) -> Vec<Failure> {
-        let queue: Mutex<VecDeque<usize>> = Mutex::new(wanted.iter().copied().collect());
+        let mut order = wanted.to_vec();
+        if self.jobs > 1 {
+            let cost = |index: &usize| self.grid.points[*index].planned.c_model;
+            order.sort_by(|a, b| cost(b).total_cmp(&cost(a)));
+        }
+        let queue: Mutex<VecDeque<usize>> = Mutex::new(order.into());
         let failures = Mutex::new(Vec::new());
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
         thread::scope(|scope| {

@@ -1,6 +1,6 @@
 //! Features that several runs of a sweep read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -32,9 +32,10 @@ impl SharedFeatures {
 }
 
 /// Points runs with the same encoders and data at one folder of features, which has the samples of the run that needs most,
-/// and their validation sets likewise. Answers these folders.
+/// and their validation sets likewise. The runs' folders hold `prompts`, too, those of the evaluation. Answers these folders.
 pub fn share(
     resolved: &mut [(Choice, RunConfig)],
+    prompts: &[String],
     folder: &SweepFolder,
     samples: &mut Samples,
 ) -> Result<Vec<SharedFeatures>> {
@@ -53,9 +54,14 @@ pub fn share(
     }
     let mut shared = Vec::with_capacity(largest.len());
     let mut by_key = BTreeMap::new();
+    let trained_on = resolved.iter().map(|(_, config)| encoding_key(config));
+    let trained_on = trained_on.collect::<Result<BTreeSet<_>>>()?;
     for (key, mut config) in largest {
         config.encoders.features = None;
         config.validation = None;
+        if trained_on.contains(&key) {
+            config.sample.prompts.extend_from_slice(prompts);
+        }
         let text = format!("{key}{:?}", config.data.max_samples);
         let digest = Sha256::digest(text.as_bytes());
         let short = digest

@@ -17,7 +17,7 @@ const LEAST_CURVE: usize = 3;
 pub fn figure(report: &Report) -> Option<Figure> {
     let runs = measured(report);
     let groups = Group::of(&report.runs).len();
-    // One cost for all: `loss_group` shows more.
+    // One cost for all: `by_group` shows more.
     if runs.is_empty() || groups > 1 && ratio(runs.iter().map(|run| run.3)) < LEAST_RATIO {
         return None;
     }

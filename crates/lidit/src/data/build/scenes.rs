@@ -44,6 +44,10 @@ pub struct Args {
     /// Chooses those pairs.
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     held_out_seed: u64,
+    /// Captions of each picture; fewer are the first of more. One is enough for runs that see each picture once, and a third of
+    /// the features.
+    #[arg(long, value_name = "N", default_value_t = World::CAPTIONS, value_parser = captions)]
+    captions: usize,
     /// Rows of every shard but the last.
     #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..))]
     rows_per_shard: u32,
@@ -75,9 +79,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
             });
         }
         let next = (done + CHUNK).min(args.rows);
-        let drawn = (done..next)
-            .into_par_iter()
-            .map(|index| record(&world, args.seed, index));
+        let drawn = (done..next).into_par_iter().map(|index| record(&world, args, index));
         for record in drawn.collect::<Result<Vec<_>>>()? {
             writer.push(record).with_context(building)?;
         }
@@ -106,8 +108,9 @@ pub fn run(args: &Args) -> Result<Outcome> {
 }
 
 // The metadata has the scene, and for each caption what it states.
-fn record(world: &World, seed: u64, index: u64) -> Result<Record> {
-    let row = world.row(seed, index);
+fn record(world: &World, args: &Args, index: u64) -> Result<Record> {
+    let mut row = world.row(args.seed, index);
+    row.captions.truncate(args.captions);
     let mut image = Cursor::new(Vec::new());
     row.picture
         .write_to(&mut image, ImageFormat::Png)
@@ -136,7 +139,7 @@ fn licence() -> Licence {
 fn recipe(args: &Args, objects: &RangeInclusive<usize>) -> String {
     format!(
         "data build scenes --rows {} --seed {} --size {} --objects {}..{} --held-out {} --held-out-seed {} \
-         --rows-per-shard {}",
+         --captions {} --rows-per-shard {}",
         args.rows,
         args.seed,
         args.size,
@@ -144,6 +147,7 @@ fn recipe(args: &Args, objects: &RangeInclusive<usize>) -> String {
         objects.end(),
         args.held_out,
         args.held_out_seed,
+        args.captions,
         args.rows_per_shard
     )
 }
@@ -155,6 +159,12 @@ pub fn range(text: &str) -> Result<RangeInclusive<usize>, String> {
     Ok(number(low)?..=number(high)?)
 }
 
+fn captions(text: &str) -> Result<usize, String> {
+    let most = World::CAPTIONS;
+    let number = text.parse().ok().filter(|number| (1..=most).contains(number));
+    number.ok_or_else(|| format!("is `{text}`, must be from 1 to {most}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,5 +174,11 @@ mod tests {
         assert_eq!(range("1..2"), Ok(1..=2));
         assert_eq!(range("3"), Ok(3..=3));
         assert!(range("1..").is_err() && range("few").is_err());
+    }
+
+    #[test]
+    fn a_picture_has_one_to_three_captions() {
+        assert_eq!(captions("1"), Ok(1));
+        assert!(captions("0").is_err() && captions("4").is_err() && captions("all").is_err());
     }
 }

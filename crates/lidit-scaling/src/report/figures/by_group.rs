@@ -1,4 +1,4 @@
-//! Loss by group, for sweeps whose runs cost about the same.
+//! Losses and what prompts gain by group, for sweeps whose runs cost about the same.
 
 use super::super::Report;
 use super::super::axis::{Axis, Scale};
@@ -8,6 +8,7 @@ use super::super::figure::Figure;
 use super::super::group::{Group, MEAN_NOTE, Mean};
 use super::super::ink::Ink;
 use super::super::numbers::loss;
+use super::super::run::ReportRun;
 use super::{LEAST_RATIO, mark_of, measured, ratio};
 
 const MOST_GROUPS: usize = 24;
@@ -16,21 +17,63 @@ const MOST_LETTERS: usize = 36;
 /// Single runs stand this far left of their mean.
 const BESIDE: f64 = 0.12;
 
-pub fn figure(report: &Report) -> Option<Figure> {
+/// What is drawn of runs and groups.
+struct Quantity {
+    id: &'static str,
+    /// In the page's list of figures, and over the figure.
+    name: &'static str,
+    /// Along the axis.
+    axis: &'static str,
+    note: &'static str,
+    of_run: fn(&ReportRun) -> Option<f64>,
+    of_group: fn(&Group, &[ReportRun]) -> Option<Mean>,
+}
+
+pub fn loss_figure(report: &Report) -> Option<Figure> {
+    figure(
+        report,
+        &Quantity {
+            id: "loss-group",
+            name: "Loss",
+            axis: "validation loss",
+            note: "Validation loss of each group: rings are runs, dots their mean.",
+            of_run: |run| run.loss,
+            of_group: Group::loss,
+        },
+    )
+}
+
+pub fn gain_figure(report: &Report) -> Option<Figure> {
+    figure(
+        report,
+        &Quantity {
+            id: "gain-group",
+            name: "Prompt gain",
+            axis: "prompt gain",
+            note: "By how much each group's prompts lower its validation loss, against the empty caption: rings are runs, dots their mean.",
+            of_run: |run| run.prompt_gain,
+            of_group: Group::prompt_gain,
+        },
+    )
+}
+
+fn figure(report: &Report, quantity: &Quantity) -> Option<Figure> {
     let groups: Vec<(Group, Mean)> = Group::of(&report.runs)
         .into_iter()
-        .filter_map(|group| group.loss(&report.runs).map(|mean| (group, mean)))
+        .filter_map(|group| (quantity.of_group)(&group, &report.runs).map(|mean| (group, mean)))
         .collect();
     let is_ladder = ratio(measured(report).iter().map(|run| run.3)) >= LEAST_RATIO;
     if is_ladder || !(2..=MOST_GROUPS).contains(&groups.len()) {
         return None;
     }
     let mut marks = Vec::new();
-    let mut losses = Vec::new();
+    let mut values = Vec::new();
     for (i, (group, mean)) in groups.iter().enumerate() {
         for run in group.runs.iter().filter(|_| group.runs.len() > 1) {
-            let Some(value) = report.runs[*run].loss else { continue };
-            losses.push(value);
+            let Some(value) = (quantity.of_run)(&report.runs[*run]) else {
+                continue;
+            };
+            values.push(value);
             marks.push(ChartMark::Dot {
                 at: (i as f64 - BESIDE, value),
                 error: None,
@@ -42,7 +85,7 @@ pub fn figure(report: &Report) -> Option<Figure> {
         let ends = mean
             .ends
             .map_or_else(String::new, |(low, high)| format!(" ± {}", loss((high - low) / 2.0)));
-        losses.extend(
+        values.extend(
             [mean.value]
                 .into_iter()
                 .chain(mean.ends.into_iter().flat_map(|(low, high)| [low, high])),
@@ -55,8 +98,9 @@ pub fn figure(report: &Report) -> Option<Figure> {
             mark: Some(Mark {
                 runs: group.runs.clone(),
                 tip: format!(
-                    "{}\nmean loss {}{ends}\nruns: {}",
+                    "{}\nmean {} {}{ends}\nruns: {}",
                     group.label,
+                    quantity.axis,
                     loss(mean.value),
                     mean.runs
                 ),
@@ -73,16 +117,16 @@ pub fn figure(report: &Report) -> Option<Figure> {
         numbered(&groups)
     };
     Some(Figure {
-        id: "loss-group",
-        link: "Loss",
-        heading: "Loss",
-        note: format!("Validation loss of each group: rings are runs, dots their mean. {MEAN_NOTE}"),
+        id: quantity.id,
+        link: quantity.name,
+        heading: quantity.name,
+        note: format!("{} {MEAN_NOTE}", quantity.note),
         charts: vec![(
             String::new(),
             Chart {
-                title: "Validation loss by group".to_owned(),
+                title: format!("{} by group", quantity.name),
                 x: Axis::names("", names),
-                y: Axis::around("validation loss", Scale::Linear, losses),
+                y: Axis::around(quantity.axis, Scale::Linear, values),
                 marks,
                 legend,
             },
