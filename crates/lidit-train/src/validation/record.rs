@@ -14,14 +14,14 @@ use crate::jsonl::null_is_nan;
 use crate::run_dir::RunDir;
 use crate::step_files::steps_in;
 
-/// The version of `validation/step-N.json`.
+/// The version of `validation/step-N.json`. Version 1 has no `prompt_gain` and is read, too.
 const FORMAT_VERSION: u32 = 2;
 
 /// A network's losses on the validation triples. A number that is not finite is `null` in the file and NaN again when read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ValidationRecord {
-    /// Always `FORMAT_VERSION` of this file.
+    /// `FORMAT_VERSION` of this file, or an earlier one that is read.
     pub format_version: u32,
     /// Steps done by the weights.
     pub step: u64,
@@ -162,8 +162,8 @@ impl ValidationRecord {
         let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
         let record: Self = serde_json::from_slice(&bytes).with_context(|| format!("parsing {}", path.display()))?;
         ensure!(
-            record.format_version == FORMAT_VERSION,
-            "{} has format_version {}, this program reads {FORMAT_VERSION}",
+            (1..=FORMAT_VERSION).contains(&record.format_version),
+            "{} has format_version {}, this program reads 1 to {FORMAT_VERSION}: judge the run again with lidit eval",
             path.display(),
             record.format_version
         );
@@ -295,6 +295,14 @@ mod tests {
         assert_eq!(ValidationRecord::newest_of(&run).unwrap().step, 10);
         assert!(ValidationRecord::read(&run, 15).unwrap().is_none());
         let text = fs::read_to_string(run.validation_of(5)).unwrap();
+        fs::write(
+            run.validation_of(5),
+            text.replace("\"format_version\":2", "\"format_version\":1")
+                .replace(",\"prompt_gain\":null", ""),
+        )
+        .unwrap();
+        let first = ValidationRecord::read(&run, 5).unwrap().unwrap();
+        assert_eq!((first.format_version, first.prompt_gain), (1, None));
         fs::write(
             run.validation_of(5),
             text.replace("\"format_version\":2", "\"format_version\":9"),
