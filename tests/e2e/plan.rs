@@ -47,6 +47,12 @@ fn the_plan_counts_the_parameters_and_flops_that_training_has() {
     assert_eq!(memory["optimizer"].as_u64(), Some(8 * params));
     let sharded = self::plan(&["--world", "4", "--set", "train.sharding=\"zero1\""]);
     assert_eq!(sharded["memory"]["optimizer"].as_u64(), Some(8 * params.div_ceil(4)));
+    // A CPU keeps activations in f32; the plan needs no GPU to say what one keeps.
+    let activations = |device| {
+        let plan = self::plan(&["--set", "train.precision=bf16", "--device", device]);
+        plan["memory"]["activations"].as_u64().unwrap()
+    };
+    assert_eq!(activations("cpu"), 2 * activations("cuda"));
 }
 
 #[test]

@@ -268,6 +268,24 @@ fn an_index_runs_one_and_two_processes_share_a_sweep() {
 }
 
 #[test]
+fn of_several_at_once_the_dearest_begin_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let sweep = sweep(dir.path(), &[]);
+    let out = dir.path().join("out");
+    let said = stderr(&run(&command("run", &sweep, &out, &["--jobs", "2"])));
+    let begun: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains(": training to step"))
+        .collect();
+    let is_large = |line: &&str| line.contains("large-");
+    assert_eq!(begun.len(), 4, "{said}");
+    assert!(
+        begun[..2].iter().all(is_large) && !begun[2..].iter().any(is_large),
+        "{said}"
+    );
+}
+
+#[test]
 fn several_ranks_train_a_run() {
     let dir = tempfile::tempdir().unwrap();
     let sweep = sweep(dir.path(), &[]);

@@ -112,7 +112,7 @@ pub use layout::FlatLayout;
 pub use leaves::leaves;
 pub use loss_watch::{IncidentKind, LossWatch};
 pub use manifest::Manifest;
-pub use memory::MemoryEstimate;
+pub use memory::{MemoryEstimate, Ranks};
 pub use network_spec::NetworkSpec;
 pub use optimizer::FlatAdamW;
 pub use phase_clock::{Phase, PhaseClock};

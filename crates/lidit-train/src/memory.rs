@@ -22,22 +22,31 @@ pub struct MemoryEstimate {
     pub encoders: u64,
 }
 
+/// What trains a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ranks {
+    /// How many, a device each.
+    pub world_size: u64,
+    /// Whether they compute on CPUs, which keep activations in f32 whatever type products have.
+    pub on_cpu: bool,
+}
+
 impl MemoryEstimate {
-    /// The estimate for `parameters` trainable parameters on one of `world_size` ranks.
+    /// The estimate for `parameters` trainable parameters on one of the `ranks`.
     ///
     /// `text` has one entry an encoder: the tokens that a batch is padded to. `encoders` are the bytes of frozen layers.
     pub fn new(
         model: &ModelConfig,
         train: &TrainConfig,
         parameters: u64,
-        world_size: u64,
+        ranks: Ranks,
         image: ImageTokens,
         text: &[TextTokens],
         encoders: u64,
     ) -> Self {
         let owned = match train.sharding {
             Sharding::None => parameters,
-            Sharding::Zero1 => parameters.div_ceil(world_size),
+            Sharding::Zero1 => parameters.div_ceil(ranks.world_size),
         };
         let compute = match train.precision {
             Precision::F32 => 4,
@@ -47,14 +56,15 @@ impl MemoryEstimate {
         let shares_masters = train.precision == Precision::F32 && train.sharding == Sharding::None;
         let micro_batch = train
             .micro_batch
-            .min((train.global_batch as u64).div_ceil(world_size) as usize) as u64;
+            .min((train.global_batch as u64).div_ceil(ranks.world_size) as usize) as u64;
+        let kept = if ranks.on_cpu { 4 } else { compute };
         let computed = compute * parameters + (4 - compute) * f32_parameters(model, text.len());
         Self {
             weights: 4 * owned + if shares_masters { 0 } else { computed },
             gradients: computed + 4 * parameters,
             optimizer: 8 * owned,
             ema: 4 * owned * train.ema_half_lives.len() as u64,
-            activations: micro_batch * activation_bytes(model, train.recompute_blocks, compute, image, text),
+            activations: micro_batch * activation_bytes(model, train.recompute_blocks, kept, image, text),
             encoders,
         }
     }
@@ -81,14 +91,14 @@ fn f32_parameters(model: &ModelConfig, num_encoders: usize) -> u64 {
 }
 
 /// Bytes that the forward pass of one image keeps: the inputs and outputs of every product and norm of the blocks, in a
-/// compute type of `compute` bytes. Attention keeps no scores.
+/// type of `kept` bytes. Attention keeps no scores.
 ///
 /// With recomputation: the f32 input of every segment and the f32 states between the refiners, and what the largest part
 /// keeps when it runs again.
 fn activation_bytes(
     model: &ModelConfig,
     recompute_blocks: usize,
-    compute: u64,
+    kept: u64,
     image: ImageTokens,
     text: &[TextTokens],
 ) -> u64 {
@@ -110,12 +120,12 @@ fn activation_bytes(
     let joined: usize = text.iter().map(collaborative).sum();
     if recompute_blocks == 0 {
         let refiners: usize = text.iter().map(refiner).sum();
-        return compute * (model.depth * block + refiners + joined) as u64;
+        return kept * (model.depth * block + refiners + joined) as u64;
     }
     let inputs = model.depth.div_ceil(recompute_blocks) * n * d + (prompts + captions) * d;
     let segment = recompute_blocks.min(model.depth) * block;
     let largest = text.iter().map(refiner).max().unwrap_or(0).max(joined).max(segment);
-    4 * inputs as u64 + compute * largest as u64
+    4 * inputs as u64 + kept * largest as u64
 }
 
 #[cfg(test)]
@@ -135,7 +145,11 @@ mod tests {
         let image = ImageTokens { rows: 8, columns: 8 };
         let mut estimate = |recompute_blocks| {
             config.train.recompute_blocks = recompute_blocks;
-            MemoryEstimate::new(&config.model, &config.train, 1_000_000, 1, image, &text, 0)
+            let alone = Ranks {
+                world_size: 1,
+                on_cpu: true,
+            };
+            MemoryEstimate::new(&config.model, &config.train, 1_000_000, alone, image, &text, 0)
         };
         let plain = estimate(0);
         let share = |blocks: MemoryEstimate| blocks.activations as f64 / plain.activations as f64;
@@ -144,5 +158,26 @@ mod tests {
         assert!(share(one) > 0.05, "{one:?}");
         let rest = |estimate: MemoryEstimate| estimate.total() - estimate.activations;
         assert_eq!(rest(one), rest(plain));
+    }
+
+    #[test]
+    fn in_bf16_a_gpu_keeps_half_the_activations_of_a_cpu() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/run/debug.toml");
+        let config = |precision: &str| {
+            let sets = [format!("train.precision={precision}")];
+            RunConfig::load(std::path::Path::new(path), &sets).unwrap()
+        };
+        let text = [TextTokens {
+            prompt: 24,
+            caption: 16,
+        }; 2];
+        let image = ImageTokens { rows: 8, columns: 8 };
+        let activations = |precision, on_cpu| {
+            let (config, ranks) = (config(precision), Ranks { world_size: 1, on_cpu });
+            MemoryEstimate::new(&config.model, &config.train, 1_000_000, ranks, image, &text, 0).activations
+        };
+        assert_eq!(activations("bf16", true), activations("f32", true));
+        assert_eq!(2 * activations("bf16", false), activations("bf16", true));
+        assert_eq!(activations("f32", false), activations("f32", true));
     }
 }

@@ -18,7 +18,7 @@ pub enum Start {
 }
 
 /// Keys that a continued run may change: they say how a run computes or what it records, never what it computes.
-const FREE_KEYS: [&str; 14] = [
+const FREE_KEYS: [&str; 15] = [
     "train.micro_batch",
     "train.recompute_blocks",
     "train.sharding",
@@ -33,6 +33,7 @@ const FREE_KEYS: [&str; 14] = [
     "train.spike_zscore",
     "sample",
     "validation.every",
+    "validation.prompt_gain",
 ];
 
 /// Keys that may change where features are stored in f32: they are what the language models say then.

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
+use lidit_train::Ranks;
 
 #[cfg(feature = "cuda")]
 use crate::{cuda, doctor::gpu};
@@ -43,6 +44,14 @@ impl std::fmt::Display for DeviceArg {
 }
 
 impl DeviceArg {
+    /// So many ranks on such devices.
+    pub fn ranks(self, world_size: u64) -> Ranks {
+        Ranks {
+            world_size,
+            on_cpu: self == Self::Cpu,
+        }
+    }
+
     /// Opens the device, without autodiff.
     ///
     /// # Errors

@@ -101,7 +101,7 @@ fn examine(args: &Args, world: &World, checks: &mut Vec<Check>) -> Result<()> {
             Err(error) => checks.push(Check::failed("config", format!("{error:#}"), "mend the config")),
             Ok(config) => {
                 checks.push(inputs::config_check(&config));
-                let (inputs, mut found) = Inputs::examine(&config, world.size());
+                let (inputs, mut found) = Inputs::examine(&config, args.device.ranks(world.size() as u64));
                 checks.append(&mut found);
                 if let Some(plan) = &inputs.plan {
                     parameters = Some(plan.params.total());

@@ -40,7 +40,7 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let dataset = Dataset::open(&config.data)?;
     let sample = TokenSample::take(&config.encoders, &dataset, &fetch::resolve_model)?;
     let rate = args.rate.flops_per_s(&config, &sample)?;
-    let plan = Plan::of(&config, sample, args.runs, args.world)?;
+    let plan = Plan::of(&config, sample, args.runs, args.rate.device.ranks(args.world))?;
     let duration = rate.map(|rate| args.rate.duration(&plan, rate, args.world));
     let report = Report {
         plan: &plan,

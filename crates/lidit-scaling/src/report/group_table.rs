@@ -141,7 +141,7 @@ impl Column {
             return "–".to_owned();
         };
         let sign = match self.kind {
-            Kind::Difference if mean.value < 0.0 => "\u{2212}",
+            _ if mean.value < 0.0 => "\u{2212}",
             Kind::Difference => "+",
             Kind::Loss | Kind::Score => "",
         };
@@ -208,6 +208,36 @@ mod tests {
                 "all,2,1.5,,,-0.25,-0.25,-0.25",
             ]
         );
+    }
+
+    #[test]
+    fn what_prompts_gain_is_compared_like_losses_and_may_be_below_zero() {
+        let with_gains = |row, seed, gains: [f64; 2]| ReportRun {
+            prompt_gain: Some(gains.iter().sum::<f64>() / 2.0),
+            held_out_gains: Some(HeldOutLosses {
+                digest: "same".to_owned(),
+                losses: gains.to_vec(),
+            }),
+            ..run(row, seed, [1.0, 2.0])
+        };
+        let report = Report {
+            runs: vec![
+                with_gains("none", "0", [0.25, 0.5]),
+                with_gains("none", "1", [0.25, 0.5]),
+                with_gains("all", "0", [-0.25, 0.0]),
+                with_gains("all", "1", [-0.25, 0.0]),
+            ],
+            ..Report::default()
+        };
+        let page = report.group_section();
+        for shown in [
+            "prompt gain less none",
+            ">0.3750<",
+            ">\u{2212}0.1250<",
+            ">\u{2212}0.5000 ",
+        ] {
+            assert!(page.contains(shown), "{shown}: {page}");
+        }
     }
 
     #[test]

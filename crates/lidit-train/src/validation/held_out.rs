@@ -46,7 +46,7 @@ struct Picture {
 }
 
 /// What the network is told of a sample.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 enum Told {
     /// Its own caption.
     Caption,

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use burn::tensor::Device;
 use lidit_data::Dataset;
-use lidit_train::{FeatureStore, LatentSpace, RunConfig, TokenSample, VaeConfig};
+use lidit_train::{FeatureStore, LatentSpace, Ranks, RunConfig, TokenSample, VaeConfig};
 use sha2::{Digest, Sha256};
 
 use super::check::{Check, counted};
@@ -36,7 +36,7 @@ pub fn config_check(config: &RunConfig) -> Check {
 
 impl Inputs {
     /// Opens all that `config` names, as training would.
-    pub fn examine(config: &RunConfig, world_size: usize) -> (Self, Vec<Check>) {
+    pub fn examine(config: &RunConfig, ranks: Ranks) -> (Self, Vec<Check>) {
         let none = |checks| (Self { plan: None }, checks);
         let dataset = match Dataset::open(&config.data) {
             Ok(dataset) => dataset,
@@ -81,7 +81,7 @@ impl Inputs {
         if latents.is_none() {
             return none(checks);
         }
-        let plan = match Plan::of(config, sample, 1, world_size as u64) {
+        let plan = match Plan::of(config, sample, 1, ranks) {
             Ok(plan) => Some(plan),
             Err(error) => {
                 checks.push(Check::failed("plan", described(&error), "mend the config"));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use lidit_scaling::scenes::{Category, HeldOut, Suite, World};
+use lidit_scaling::scenes::{Category, HeldOut, Prompt, Suite, World};
 use lidit_train::{ConfigFile, RunConfig, ValidationSet, Weights};
 use serde::{Deserialize, Serialize};
 
@@ -115,21 +115,21 @@ impl ScenesConfig {
         Ok(Suite::new(World::new(self.size, fewest..=most, held_out)?, self.seed))
     }
 
-    /// Every prompt's text, whatever run is asked.
+    /// Every prompt, with its number among those of its category: the same for every run.
     ///
     /// # Errors
     /// The world can't show a category.
-    pub fn prompts(&self) -> Result<Vec<String>> {
+    pub fn prompts(&self) -> Result<Vec<(usize, Prompt)>> {
         let suite = self.suite()?;
-        let mut texts = Vec::new();
+        let mut prompts = Vec::new();
         for (category, count) in self.counts() {
-            texts.extend(suite.prompts(category, count)?.into_iter().map(|prompt| prompt.text));
+            prompts.extend(suite.prompts(category, count)?.into_iter().enumerate());
         }
-        Ok(texts)
+        Ok(prompts)
     }
 
     /// How many prompts are asked of each category.
-    pub fn counts(&self) -> Vec<(Category, usize)> {
+    fn counts(&self) -> Vec<(Category, usize)> {
         let listed = self.categories.iter().map(|&category| (category, self.prompts));
         let all = listed.chain([(Category::PositionBias, self.position_prompts)]);
         all.filter(|&(_, prompts)| prompts > 0).collect()

@@ -66,26 +66,28 @@ impl ScenesTest {
         let size = config.size;
         check_size(run.token_pixels()?, size, size)?;
         check_held_out(config, run)?;
-        let suite = config.suite()?;
         let (mut pictures, mut files) = (Vec::new(), Vec::new());
-        for (category, count) in config.counts() {
-            for (number, prompt) in suite.prompts(category, count)?.into_iter().enumerate() {
-                for image in 0..config.images {
-                    files.push(PathBuf::from(format!(
-                        "pictures/{}-{number:04}-{image}.png",
-                        category.name()
-                    )));
-                    let drawing = Drawing {
-                        prompt: prompt.text.clone(),
-                        seed: config.seed_of(category, number, image),
-                        width: size,
-                        height: size,
-                    };
-                    pictures.push((prompt.clone(), drawing));
-                }
+        for (number, prompt) in config.prompts()? {
+            let category = prompt.category;
+            for image in 0..config.images {
+                files.push(PathBuf::from(format!(
+                    "pictures/{}-{number:04}-{image}.png",
+                    category.name()
+                )));
+                let drawing = Drawing {
+                    prompt: prompt.text.clone(),
+                    seed: config.seed_of(category, number, image),
+                    width: size,
+                    height: size,
+                };
+                pictures.push((prompt.clone(), drawing));
             }
         }
-        Ok(Self { suite, pictures, files })
+        Ok(Self {
+            suite: config.suite()?,
+            pictures,
+            files,
+        })
     }
 
     /// All that the encoders are asked for: the prompts, and the empty one for guidance.

@@ -24,7 +24,7 @@ pub struct RateArgs {
     /// What an hour of one device costs, in any currency.
     #[arg(long, value_name = "PRICE", value_parser = positive)]
     price: Option<f64>,
-    /// What `--measure` runs on: cpu, cuda or cuda:NUMBER.
+    /// What the run will compute on, and `--measure` here: cpu, cuda or cuda:NUMBER.
     #[arg(long, default_value = "cpu")]
     pub device: DeviceArg,
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use lidit_model::{Conditioning, ImageTokens, ParameterCounts, forward_flops, parameter_counts};
-use lidit_train::{EncodePrice, MemoryEstimate, Remember, RunConfig, Sharding, TokenSample};
+use lidit_train::{EncodePrice, MemoryEstimate, Ranks, Remember, RunConfig, Sharding, TokenSample};
 use serde::Serialize;
 
 /// Numbers of ranks that the table of memory shows.
@@ -57,8 +57,8 @@ impl Compute {
 }
 
 impl Plan {
-    /// Prices `config` with a sample of its captions, for a sweep of `runs` runs of `world` ranks each.
-    pub fn of(config: &RunConfig, sample: TokenSample, runs: u64, world: u64) -> Result<Self> {
+    /// Prices `config` with a sample of its captions, for a sweep of `runs` runs of such `ranks` each.
+    pub fn of(config: &RunConfig, sample: TokenSample, runs: u64, ranks: Ranks) -> Result<Self> {
         let conditioning = Conditioning {
             context_dims: sample.dims(),
             input_norm: config.encoders.input_norm,
@@ -83,10 +83,19 @@ impl Plan {
             None => sample.weight_bytes(),
         };
         let longest = sample.longest();
-        let memory_of = |config: &RunConfig, world| {
-            let parameters = params.total();
-            MemoryEstimate::new(&config.model, &config.train, parameters, world, image, &longest, loaded)
+        let memory_of = |config: &RunConfig, world_size| {
+            let ranks = Ranks { world_size, ..ranks };
+            MemoryEstimate::new(
+                &config.model,
+                &config.train,
+                params.total(),
+                ranks,
+                image,
+                &longest,
+                loaded,
+            )
         };
+        let world = ranks.world_size;
         let memory = memory_of(config, world);
         let memory_table = memory_table(config, world, &|config, world| memory_of(config, world).total());
         let seen = (config.train.steps * config.train.global_batch as u64) as f64;

@@ -13,7 +13,7 @@ use super::folder::{PlannedPoint, Points, SweepFolder};
 use super::state::{Stage, State, read_json};
 
 /// Keys in which runs of one law may differ: size, length, and what follows from them or changes no result.
-const FREE_KEYS: [&str; 26] = [
+const FREE_KEYS: [&str; 27] = [
     "data.max_samples",
     "encoders.cache.rows_per_file",
     "encoders.features",
@@ -40,6 +40,7 @@ const FREE_KEYS: [&str; 26] = [
     "train.warmup_steps",
     "validation.every",
     "validation.features",
+    "validation.prompt_gain",
 ];
 
 /// A run that has done all its steps.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use lidit_scaling::sweep::{Choice, Features, Given, Price, Settled, Sweep};
-use lidit_train::{ConfigFile, RunConfig};
+use lidit_train::{ConfigFile, Ranks, RunConfig};
 
 use super::folder::{PlannedEvaluation, PlannedPoint, Points, SweepFolder};
 use super::samples::Samples;
@@ -36,7 +36,7 @@ pub struct GridPoint {
 }
 
 impl Grid {
-    /// Reads the sweep at `path`, kept in `folder`, for runs of `world` ranks each; `base` replaces the file's own, `rate`
+    /// Reads the sweep at `path`, kept in `folder`, for runs on `ranks` each; `base` replaces the file's own, `rate`
     /// says how long the runs take.
     ///
     /// # Errors
@@ -45,7 +45,7 @@ impl Grid {
         path: &Path,
         base: Option<&Path>,
         folder: &SweepFolder,
-        world: u64,
+        ranks: Ranks,
         rate: Option<&RateArgs>,
     ) -> Result<Self> {
         let within = || format!("in sweep {}", path.display());
@@ -59,7 +59,7 @@ impl Grid {
             .with_context(|| format!("in sweep {}: key `evaluate`", path.display()))?;
         let choices = sweep.choices().with_context(within)?;
         let runs = choices.len() as u64;
-        let mut samples = Samples::default();
+        let mut samples = Samples::priced_on(ranks);
         let mut resolved = Vec::with_capacity(choices.len());
         for choice in choices {
             let config = resolve(&sweep, &base, path, &choice, &mut samples);
@@ -74,7 +74,7 @@ impl Grid {
         let mut rates = BTreeMap::new();
         let points = resolved
             .into_iter()
-            .map(|(choice, config)| GridPoint::of(choice, config, (runs, world), rate, &mut samples, &mut rates));
+            .map(|(choice, config)| GridPoint::of(choice, config, runs, rate, &mut samples, &mut rates));
         Ok(Self {
             points: points.collect::<Result<_>>()?,
             evaluate,
@@ -105,12 +105,12 @@ impl GridPoint {
     fn of(
         choice: Choice,
         config: RunConfig,
-        (runs, world): (u64, u64),
+        runs: u64,
         rate: Option<&RateArgs>,
         samples: &mut Samples,
         rates: &mut BTreeMap<String, Option<f64>>,
     ) -> Result<Self> {
-        let plan = samples.price(&config, runs, world)?;
+        let plan = samples.price(&config, runs)?;
         // One measurement serves all runs of a network.
         let network = serde_json::to_string(&(&config.model, config.train.precision, config.train.micro_batch))?;
         let flops_per_s = if let Some(known) = rates.get(&network) {
@@ -181,7 +181,8 @@ fn evaluation(path: &Path) -> Result<PlannedEvaluation> {
 /// What the evaluation asks the encoders for, so that its prompts are encoded once for all runs.
 fn prompts(evaluate: Option<&PlannedEvaluation>) -> Result<Vec<String>> {
     let scenes = evaluate.and_then(|evaluate| evaluate.config.scenes.as_ref());
-    scenes.map_or(Ok(Vec::new()), ScenesConfig::prompts)
+    let prompts = scenes.map_or(Ok(Vec::new()), ScenesConfig::prompts)?;
+    Ok(prompts.into_iter().map(|(_, prompt)| prompt.text).collect())
 }
 
 /// The run of a choice, with the sweep's rules applied.
@@ -191,7 +192,7 @@ fn resolve(sweep: &Sweep, base: &ConfigFile, path: &Path, choice: &Choice, sampl
         file = file.with(piece.clone(), path)?;
     }
     let config = file.run(&[])?;
-    let plan = samples.price(&config, 1, 1)?;
+    let plan = samples.price(&config, 1)?;
     let given = Given {
         samples: samples.of(&config)?.unique,
         steps: config.train.steps,

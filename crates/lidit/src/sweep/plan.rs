@@ -45,8 +45,8 @@ pub struct Limits {
 pub fn run(args: &Args) -> Result<Outcome> {
     let folder = args.sweep.folder()?;
     let base = args.base.base.as_deref();
-    let world = u64::from(args.limits.nproc);
-    let grid = Grid::read(&args.sweep.sweep, base, &folder, world, Some(&args.rate))?;
+    let ranks = args.rate.device.ranks(u64::from(args.limits.nproc));
+    let grid = Grid::read(&args.sweep.sweep, base, &folder, ranks, Some(&args.rate))?;
     let timed = grid.points.iter().map(|point| args.time_of(point)).collect::<Vec<_>>();
     let report = Report { grid: &grid, timed };
     args.limits.refuse_what_cannot_fit(&grid, args.rate.device, 1)?;

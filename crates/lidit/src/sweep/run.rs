@@ -46,8 +46,8 @@ pub fn run(args: &Args) -> Result<Outcome> {
     let stop = Stop::on_signals()?;
     let folder = args.sweep.folder()?;
     let base = args.base.base.as_deref();
-    let world = u64::from(args.limits.nproc);
-    let grid = Grid::read(&args.sweep.sweep, base, &folder, world, None)?;
+    let ranks = args.device.ranks(u64::from(args.limits.nproc));
+    let grid = Grid::read(&args.sweep.sweep, base, &folder, ranks, None)?;
     args.limits
         .refuse_what_cannot_fit(&grid, args.device, u64::from(args.jobs))?;
     let wanted = args.wanted(&grid)?;

@@ -5,14 +5,18 @@ use std::collections::btree_map::Entry;
 
 use anyhow::Result;
 use lidit_data::Dataset;
-use lidit_train::{Remember, RunConfig, TokenSample};
+use lidit_train::{Ranks, Remember, RunConfig, TokenSample};
 
 use crate::fetch;
 use crate::plan::Plan;
 
-/// Data that was opened, by what decides its captions' tokens.
-#[derive(Default)]
-pub struct Samples(BTreeMap<String, Opened>);
+/// What a sweep's runs train on, and their prices.
+pub struct Samples {
+    /// Of each run.
+    ranks: Ranks,
+    /// Data that was opened, by what decides its captions' tokens.
+    opened: BTreeMap<String, Opened>,
+}
 
 /// What prices take of a run's data.
 pub struct Opened {
@@ -23,9 +27,17 @@ pub struct Opened {
 }
 
 impl Samples {
+    /// For runs on `ranks` each; nothing is opened yet.
+    pub fn priced_on(ranks: Ranks) -> Self {
+        Self {
+            ranks,
+            opened: BTreeMap::new(),
+        }
+    }
+
     /// Of this config's data and encoders.
     pub fn of(&mut self, config: &RunConfig) -> Result<&Opened> {
-        Ok(match self.0.entry(captions_key(config)?) {
+        Ok(match self.opened.entry(captions_key(config)?) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 let dataset = Dataset::open(&config.data)?;
@@ -36,10 +48,10 @@ impl Samples {
         })
     }
 
-    /// The price of a run of `world` ranks, of `runs` that share what is encoded.
-    pub fn price(&mut self, config: &RunConfig, runs: u64, world: u64) -> Result<Plan> {
+    /// The price of a run, of `runs` that share what is encoded.
+    pub fn price(&mut self, config: &RunConfig, runs: u64) -> Result<Plan> {
         let sample = self.of(config)?.sample.clone();
-        Plan::of(config, sample, runs, world)
+        Plan::of(config, sample, runs, self.ranks)
     }
 }
 

@@ -41,7 +41,9 @@ pub fn share(
 ) -> Result<Vec<SharedFeatures>> {
     let unique = |config: &RunConfig| config.data.max_samples.unwrap_or(u64::MAX);
     let mut largest: BTreeMap<String, RunConfig> = BTreeMap::new();
+    let mut trained_on = BTreeSet::new();
     for (_, config) in resolved.iter() {
+        trained_on.insert(encoding_key(config)?);
         for config in [Some(config.clone()), held_out(config)].into_iter().flatten() {
             let key = encoding_key(&config)?;
             match largest.get(&key) {
@@ -54,8 +56,6 @@ pub fn share(
     }
     let mut shared = Vec::with_capacity(largest.len());
     let mut by_key = BTreeMap::new();
-    let trained_on = resolved.iter().map(|(_, config)| encoding_key(config));
-    let trained_on = trained_on.collect::<Result<BTreeSet<_>>>()?;
     for (key, mut config) in largest {
         config.encoders.features = None;
         config.validation = None;
@@ -70,7 +70,7 @@ pub fn share(
             .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
         let path = std::path::absolute(folder.features(&short))?;
         by_key.insert(key, path.clone());
-        let encoders = samples.price(&config, 1, 1)?.encoders;
+        let encoders = samples.price(&config, 1)?.encoders;
         shared.push(SharedFeatures {
             folder: path,
             config,
